@@ -1,0 +1,90 @@
+"""Every error this package raises on purpose, in one tree by cause.
+
+    KappaMaskError
+    ├── UsageError            exit 2   the command line or the settings ask for something impossible
+    ├── InputError            exit 3   the product cannot be read: it is missing, incomplete or damaged
+    │   ├── ProductError               directory, names, XML, bands, checksums
+    │   └── CodestreamError            a JPEG 2000 file is truncated or corrupt
+    ├── ServerError           exit 4   Triton is not there, refuses or answers nonsense
+    │   ├── ServerSetupError           the local server cannot be installed or started
+    │   ├── ContractError              the model on the server is not the one this client can use
+    │   ├── ServerUnavailableError     (retryable) nobody answers at the endpoint
+    │   ├── ServerOverloadedError      (retryable) the server's queue is full
+    │   ├── InferenceTimeoutError      (retryable) no answer within `infer_timeout_s`
+    │   └── InferenceError             the server failed on a tile, or its answer is unusable
+    └── OutputError           exit 5   the mask cannot be written: no space, no permission, name taken
+
+A message says what, which file, the two numbers and the remedy. Foreign exceptions are translated once,
+at the edge where they appear, with ``from``.
+"""
+
+from __future__ import annotations
+
+
+class KappaMaskError(Exception):
+    """Base of all errors that a user can act on; ``str(error)`` is one complete message."""
+
+    exit_code = 1
+    retryable = False
+
+
+class UsageError(KappaMaskError):
+    """The command line or the settings ask for something impossible."""
+
+    exit_code = 2
+
+
+class InputError(KappaMaskError):
+    """A product cannot be read."""
+
+    exit_code = 3
+
+
+class ProductError(InputError):
+    """A product's directory, names, XML, bands or checksums are not what Sentinel-2 products have."""
+
+
+class CodestreamError(InputError):
+    """A JPEG 2000 codestream is truncated, corrupt, or contradicts itself."""
+
+
+class ServerError(KappaMaskError):
+    """The inference server is missing, refuses, or answers nonsense."""
+
+    exit_code = 4
+
+
+class ServerSetupError(ServerError):
+    """The local server cannot be installed or started."""
+
+
+class ContractError(ServerError):
+    """A model's contract is unreadable, of another schema, or not what was asked for."""
+
+
+class ServerUnavailableError(ServerError):
+    """Nobody answers at the endpoint."""
+
+    retryable = True
+
+
+class ServerOverloadedError(ServerError):
+    """The server's queue is full: fewer requests in flight, and later."""
+
+    retryable = True
+
+
+class InferenceTimeoutError(ServerError):
+    """A request was not answered in time."""
+
+    retryable = True
+
+
+class InferenceError(ServerError):
+    """The server failed on a tile, or its answer is unusable."""
+
+
+class OutputError(KappaMaskError):
+    """The mask cannot be written."""
+
+    exit_code = 5
