@@ -203,7 +203,10 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
     known = {f.name: document[f.name] for f in fields(ModelContract) if f.name in document}
     known["inputs"] = tuple(
         BandGroup(
-            gsd_m=int(g["gsd_m"]), bands=_strings(g["bands"]), tile=_positive(g["tile"]), stride=_positive(g["stride"])
+            gsd_m=int(g["gsd_m"]),
+            bands=_strings(g["bands"]),
+            tile=_positive(g["tile"]),
+            stride=_positive(g["stride"]),
         )
         for g in known["inputs"]
     )
@@ -221,7 +224,10 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
         known[name] = _positive(known[name])
     known["margin"] = int(known["margin"])
     known["nodata_class"] = _uint8(known["nodata_class"])
-    for name, allowed in (("dn_unit", ("full_scale", "quantification")), ("offset_rule", ("reflectance", "none"))):
+    for name, allowed in (
+        ("dn_unit", ("full_scale", "quantification")),
+        ("offset_rule", ("reflectance", "none")),
+    ):
         if known[name] not in allowed:
             raise ValueError(f"{name} is {known[name]!r}, not one of {allowed}")
     return known

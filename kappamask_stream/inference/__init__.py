@@ -1,0 +1,17 @@
+"""Inference: requests and answers, the Triton client, the in-flight window and retries."""
+
+from kappamask_stream.inference.retry import RetryPolicy, infer_with_retry
+from kappamask_stream.inference.triton import TritonClient
+from kappamask_stream.inference.types import BatchSizes, InferenceClient, InferResult, TileRequest
+from kappamask_stream.inference.window import InFlightWindow
+
+__all__ = [
+    "BatchSizes",
+    "InFlightWindow",
+    "InferResult",
+    "InferenceClient",
+    "RetryPolicy",
+    "TileRequest",
+    "TritonClient",
+    "infer_with_retry",
+]

@@ -1,0 +1,257 @@
+"""One model on a Triton Inference Server over gRPC (KServe v2 protocol and Triton's extensions)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+import grpc
+import numpy as np
+from tritonclient.grpc import InferInput, InferRequestedOutput
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from kappamask_stream.contract import FAULT_LABEL, PARAMETER_KEY, ModelContract
+from kappamask_stream.errors import (
+    ContractError,
+    InferenceError,
+    InferenceTimeoutError,
+    ServerError,
+    ServerOverloadedError,
+    ServerUnavailableError,
+    UsageError,
+)
+from kappamask_stream.inference.types import BatchSizes, InferResult, TileRequest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Seconds for calls that carry no pixels.
+_CONTROL_TIMEOUT_S = 10.0
+_LARGEST_MESSAGE = 2**31 - 1
+
+#: Passing channel arguments to tritonclient replaces its defaults, so all of them stand here. Keep-alive
+#: pings find a peer that vanished without a FIN within half a minute.
+_CHANNEL_ARGS = [
+    ("grpc.max_send_message_length", _LARGEST_MESSAGE),
+    ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.lb_policy_name", "round_robin"),
+    # A server that restarts is found again within a second, not after gRPC's two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+
+#: What Triton says, with status UNAVAILABLE, when a queue policy turns a request away.
+_QUEUE_FULL = ("exceeds maximum queue size", "request timeout expired")
+
+
+def grpc_target(endpoint: str) -> str:
+    """Turn ``grpc://HOST:PORT`` into a gRPC target.
+
+    Raises
+    ------
+    UsageError
+        Where the scheme is another one or host or port are missing.
+    """
+    parts = urlsplit(endpoint if "//" in endpoint else f"grpc://{endpoint}")
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if parts.scheme != "grpc" or not parts.hostname or port is None:
+        raise UsageError(f"--triton {endpoint!r} is no endpoint: give grpc://HOST:PORT, e.g. grpc://127.0.0.1:8001")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{host}:{port}"
+
+
+class TritonClient:
+    """`InferenceClient` for one model of a Triton server.
+
+    Owns one gRPC channel; use as ``async with await TritonClient.connect(...)``. Not for several event loops.
+    """
+
+    def __init__(
+        self, channel: InferenceServerClient, endpoint: str, contract: ModelContract, infer_timeout_s: float
+    ) -> None:
+        self.contract = contract
+        self.endpoint = endpoint
+        self._channel = channel
+        self._infer_timeout_s = infer_timeout_s
+
+    def __repr__(self) -> str:
+        return f"<TritonClient {self.contract.name} at {self.endpoint}>"
+
+    @classmethod
+    async def connect(
+        cls, endpoint: str, model: str, *, infer_timeout_s: float = 120.0, server_wait_s: float = 0.0
+    ) -> Self:
+        """Connect, wait up to `server_wait_s` for the server, read and check the model's contract.
+
+        Raises
+        ------
+        UsageError
+            If the endpoint is malformed.
+        ServerUnavailableError
+            If nobody answers in time.
+        ContractError
+            If the model is not there, has no contract, or its configuration contradicts it.
+        """
+        channel = InferenceServerClient(grpc_target(endpoint), channel_args=_CHANNEL_ARGS)
+        try:
+            config = await _model_config(channel, endpoint, model, server_wait_s)
+            return cls(channel, endpoint, _checked_contract(config, model, endpoint), infer_timeout_s)
+        except BaseException:
+            await channel.close()
+            raise
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+    async def is_ready(self) -> bool:
+        """Tell whether the server answers and serves the model right now."""
+        try:
+            return bool(await self._channel.is_model_ready(self.contract.name, client_timeout=_CONTROL_TIMEOUT_S))
+        except InferenceServerException:
+            return False
+
+    async def batch_sizes(self) -> BatchSizes:
+        """Take a snapshot of executions by batch size from the statistics extension."""
+        try:
+            statistics = await self._channel.get_inference_statistics(
+                self.contract.name, client_timeout=_CONTROL_TIMEOUT_S
+            )
+        except InferenceServerException as error:
+            return BatchSizes(reason=f"the server does not give statistics: {error.message()}")
+        counts: dict[int, int] = {}
+        for model in statistics.model_stats:
+            for batch in model.batch_stats:
+                counts[batch.batch_size] = counts.get(batch.batch_size, 0) + batch.compute_infer.count
+        return BatchSizes(counts=counts)
+
+    async def infer(self, request: TileRequest) -> InferResult:
+        """Send one tile once; see `InferenceClient.infer` for the errors."""
+        names = ["LABELS", "PROBABILITIES"] if request.probabilities else ["LABELS"]
+        try:
+            answer = await self._channel.infer(
+                self.contract.name,
+                self._inputs(request),
+                outputs=[InferRequestedOutput(name) for name in names],
+                client_timeout=self._infer_timeout_s,
+            )
+            tensors = {name: answer.as_numpy(name) for name in names}
+        except InferenceServerException as error:
+            raise _translated(error, self.endpoint, self._infer_timeout_s) from error
+        except ValueError as error:  # a tensor whose bytes do not fill its shape
+            raise InferenceError(f"the answer of {self.endpoint} is malformed: {error}") from error
+        return self._checked(tensors)
+
+    def _inputs(self, request: TileRequest) -> list[InferInput]:
+        inputs = []
+        for group in self.contract.inputs:
+            pixels = request.tensors[group.tensor]
+            tensor = InferInput(group.tensor, [1, *pixels.shape], "UINT16")
+            tensor.set_data_from_numpy(pixels[np.newaxis])
+            inputs.append(tensor)
+        for name, values in (("OFFSET", request.offset), ("SCALE", request.scale)):
+            tensor = InferInput(name, [1, len(values)], "FP32")
+            tensor.set_data_from_numpy(values[np.newaxis])
+            inputs.append(tensor)
+        return inputs
+
+    def _checked(self, tensors: dict[str, NDArray[Any] | None]) -> InferResult:
+        """Refuse answers that do not have the contract's shape or hold the fault value."""
+        size = self.contract.tile_size
+        shapes = {
+            "LABELS": (1, size, size),
+            "PROBABILITIES": (1, len(self.contract.probability_classes), size, size),
+        }
+        for name, tensor in tensors.items():
+            if tensor is None or tensor.shape != shapes[name] or tensor.dtype != np.uint8:
+                found = "nothing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
+                raise InferenceError(
+                    f"{name} from {self.endpoint} is {found}, the contract of {self.contract.name} "
+                    f"says uint8 {list(shapes[name])}"
+                )
+        labels = tensors["LABELS"]
+        assert labels is not None  # noqa: S101 - checked above, for the type checker
+        worst = int(labels.max())
+        if worst == FAULT_LABEL:
+            raise InferenceError(
+                f"the network of {self.contract.name} gave values that are not finite (LABELS {FAULT_LABEL})"
+            )
+        allowed = {c.value for c in self.contract.classes}
+        if worst not in allowed or not set(np.unique(labels).tolist()) <= allowed:
+            raise InferenceError(
+                f"LABELS from {self.endpoint} hold classes {sorted(set(np.unique(labels).tolist()) - allowed)}, "
+                f"the contract of {self.contract.name} knows {sorted(allowed)}"
+            )
+        probabilities = tensors.get("PROBABILITIES")
+        return InferResult(labels=labels[0], probabilities=None if probabilities is None else probabilities[0])
+
+
+async def _model_config(channel: InferenceServerClient, endpoint: str, model: str, server_wait_s: float) -> Any:
+    """Ask for a model's configuration until the server answers or patience ends."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + server_wait_s
+    while True:
+        try:
+            answer = await channel.get_model_config(model, client_timeout=_CONTROL_TIMEOUT_S)
+        except InferenceServerException as error:
+            translated = _translated(error, endpoint, _CONTROL_TIMEOUT_S)
+            if "unknown model" in str(error).lower() or "not found" in str(error).lower():
+                raise ContractError(
+                    f"the server at {endpoint} does not serve {model}: {error.message()}; deploy it there "
+                    f"(`kappamask-stream models build {model}`) or name another with --model"
+                ) from error
+            if not translated.retryable or loop.time() >= deadline:
+                raise translated from error
+            await asyncio.sleep(0.5)
+        else:
+            return answer.config
+
+
+def _checked_contract(config: Any, model: str, endpoint: str) -> ModelContract:
+    """Read the contract out of a model configuration and compare the two."""
+    if PARAMETER_KEY not in config.parameters:
+        raise ContractError(
+            f"the model {model} at {endpoint} carries no contract (parameter {PARAMETER_KEY!r}): "
+            "it was not deployed for kappamask-stream; see docs/models.md"
+        )
+    contract = ModelContract.from_json(config.parameters[PARAMETER_KEY].string_value)
+    if contract.name != model:
+        raise ContractError(f"the model {model} at {endpoint} carries the contract of {contract.name}")
+    declared = {i.name: tuple(i.dims) for i in config.input}
+    expected: dict[str, tuple[int, ...]] = {g.tensor: (len(g.bands), g.tile, g.tile) for g in contract.inputs}
+    expected |= {"OFFSET": (len(contract.channels),), "SCALE": (len(contract.channels),)}
+    if declared != expected:
+        raise ContractError(
+            f"the model {model} at {endpoint} takes {declared}, its contract says {expected}: deploy it again"
+        )
+    return contract
+
+
+def _translated(error: InferenceServerException, endpoint: str, timeout_s: float) -> ServerError:
+    """Map a tritonclient exception to this package's tree; the status is a string like ``StatusCode.X``."""
+    status, message = str(error.status() or ""), str(error.message() or "")
+    if status == str(grpc.StatusCode.UNAVAILABLE):
+        if any(text in message.lower() for text in _QUEUE_FULL):
+            return ServerOverloadedError(f"the queue of the server at {endpoint} is full: {message}")
+        return ServerUnavailableError(
+            f"no server answers at {endpoint}: {message}; is it running and the address right?"
+        )
+    if status == str(grpc.StatusCode.DEADLINE_EXCEEDED):
+        return InferenceTimeoutError(f"no answer from {endpoint} within {timeout_s:g} s (setting infer_timeout_s)")
+    if status == str(grpc.StatusCode.RESOURCE_EXHAUSTED):
+        return ServerOverloadedError(f"the server at {endpoint} has no room: {message}")
+    return InferenceError(f"the server at {endpoint} answered {status.removeprefix('StatusCode.')}: {message}")

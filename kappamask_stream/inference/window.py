@@ -1,0 +1,97 @@
+"""How many requests may be in flight: a limit that gives way to overload and comes back slowly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from kappamask_stream.contract import ModelContract
+
+#: Factor by which an overload answer lowers the limit (multiplicative decrease).
+_DECREASE = 0.5
+
+
+class InFlightWindow:
+    """Slots for requests in flight, first come first served; additive increase, multiplicative decrease.
+
+    Parameters
+    ----------
+    maximum : most requests in flight, and the limit to begin with.
+
+    State: `_in_flight`, `_limit` (between 1 and maximum, fractional) and the waiting futures, oldest first.
+    """
+
+    def __init__(self, maximum: int) -> None:
+        self.maximum = maximum
+        self._limit = float(maximum)
+        self._in_flight = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @classmethod
+    def for_contract(cls, contract: ModelContract, maximum: int | None = None) -> InFlightWindow:
+        """Twice what the server can work on at once, so that a full batch always waits behind the running one."""
+        return cls(maximum or 2 * contract.max_batch * contract.instances)
+
+    def __repr__(self) -> str:
+        return f"<InFlightWindow {self._in_flight}/{self.limit} in flight, {len(self._waiting)} waiting>"
+
+    @property
+    def limit(self) -> int:
+        """Requests allowed in flight now."""
+        return max(1, int(self._limit))
+
+    @property
+    def in_flight(self) -> int:
+        """Requests in flight now."""
+        return self._in_flight
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Hold one slot for the duration of the block."""
+        await self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+    async def acquire(self) -> None:
+        """Wait for a free slot and take it."""
+        if self._in_flight < self.limit and not self._waiting:
+            self._in_flight += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._waiting.remove(turn)
+            else:  # the slot was given and the cancellation came before we ran: pass it on
+                self.release()
+            raise
+
+    def release(self) -> None:
+        """Give a slot back."""
+        self._in_flight -= 1
+        self._wake()
+
+    def overloaded(self) -> None:
+        """Take note that the server's queue was full."""
+        self._limit = max(1.0, min(self._limit, float(self._in_flight or 1)) * _DECREASE)
+
+    def answered(self) -> None:
+        """Take note of a good answer."""
+        self._limit = min(float(self.maximum), self._limit + 1.0 / max(1.0, self._limit))
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting and self._in_flight < self.limit:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._in_flight += 1
+                turn.set_result(None)
