@@ -1,0 +1,135 @@
+"""Which served model a user means, and a connection to it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self
+
+from kappamask_stream.errors import UsageError
+from kappamask_stream.inference import TritonClient
+from kappamask_stream.pipeline import ServedModel
+from kappamask_stream.server.lease import lease_local_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kappamask_stream.settings import Settings
+
+Architecture = Literal["DeepLabv3Plus", "Unet"]
+Precision = Literal["f32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """What a user asks for; the product's level completes it.
+
+    Attributes
+    ----------
+    model : ``kappamask``, ``csmask``, or the name of any model that the server holds.
+    architecture, precision : of KappaMask; None where not given.
+    weights : a user's own weight file for the local server.
+    """
+
+    model: str = "kappamask"
+    architecture: Architecture | None = None
+    precision: Precision | None = None
+    weights: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse combinations that mean nothing.
+
+        Raises
+        ------
+        UsageError
+            With the remedy.
+        """
+        if self.model == "kappamask":
+            return
+        given = {"--architecture": self.architecture, "--weights": self.weights}
+        if self.precision not in (None, "f32"):
+            given["--precision"] = self.precision
+        for flag, value in given.items():
+            if value is not None:
+                raise UsageError(f"{flag} {value} is for --model kappamask; the model here is {self.model}")
+
+    def served_name(self, level: str) -> str:
+        """Return the Triton model name for a product level (``L1C`` or ``L2A``)."""
+        if self.model == "csmask":
+            return f"csmask_{level.lower()}"
+        if self.model != "kappamask":
+            return self.model
+        name = f"kappamask_{level.lower()}_{(self.architecture or 'DeepLabv3Plus').lower()}"
+        return name if self.precision in (None, "f32") else f"{name}_{self.precision}"
+
+
+class ModelPool:
+    """The models that a process uses: connected once each, at a shared endpoint or on a server of our own.
+
+    Use as an async context manager: leaving it closes channels and gives up the local server's leases.
+    """
+
+    def __init__(
+        self,
+        choice: ModelChoice,
+        settings: Settings,
+        *,
+        keep_server: bool = False,
+        on_progress: Callable[[str], None] | None = None,
+    ) -> None:
+        if choice.weights is not None and settings.triton is not None:
+            raise UsageError(
+                "--weights is for the server that runs on this machine; a server at --triton holds its own weights: "
+                "leave one of the two out"
+            )
+        self._choice, self._settings = choice, settings
+        self._keep_server, self._on_progress = keep_server, on_progress
+        self._models: dict[str, ServedModel] = {}
+        self._lock = asyncio.Lock()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._stack.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
+
+    async def get(self, level: str) -> ServedModel:
+        """Return the model for a product level, connecting (and starting a local server) the first time.
+
+        Raises
+        ------
+        ServerError
+            If there is no such model or no server.
+        """
+        name = self._choice.served_name(level)
+        async with self._lock:
+            if name not in self._models:
+                self._models[name] = await self._connect(name)
+            return self._models[name]
+
+    async def _connect(self, name: str) -> ServedModel:
+        endpoint, settings = self._settings.triton, self._settings
+        if endpoint is None:
+            server = await self._stack.enter_async_context(
+                lease_local_server(
+                    model=name,
+                    weights=self._choice.weights,
+                    env=settings.server_env,
+                    keep=self._keep_server,
+                    on_progress=self._on_progress,
+                )
+            )
+            endpoint, name = f"grpc://{server.grpc_address}", server.model_name
+        client = await self._stack.enter_async_context(
+            await TritonClient.connect(
+                endpoint,
+                name,
+                infer_timeout_s=settings.infer_timeout_s,
+                server_wait_s=min(10.0, settings.server_wait_s),
+            )
+        )
+        return ServedModel.of(client, settings.max_in_flight)

@@ -1,0 +1,166 @@
+"""What a run says about a product: progress while it lasts, a result when it ends."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kappamask_stream.errors import KappaMaskError
+    from kappamask_stream.inference.types import BatchSizes
+
+State = Literal["waiting", "indexing", "streaming", "closing", "done", "skipped", "failed"]
+
+
+@dataclass(kw_only=True)
+class ProductProgress:
+    """Mutable picture of a product in work: the pipeline writes it, progress displays read it.
+
+    Attributes
+    ----------
+    product : name of the product.
+    state : what is happening.
+    tiles_total, tiles_read, tiles_in_flight, tiles_done : counts of tiles of the grid.
+    pixels_read : pixels of the mask's resolution in tiles read (for Mpx/s).
+    started : time.monotonic() of the start of streaming.
+    note : last remarkable event in words (a retry, an overload).
+    """
+
+    product: str
+    state: State = "waiting"
+    tiles_total: int = 0
+    tiles_read: int = 0
+    tiles_in_flight: int = 0
+    tiles_done: int = 0
+    pixels_read: int = 0
+    started: float = field(default_factory=time.monotonic)
+    note: str | None = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate from the tiles done so far; None before there is anything to go by."""
+        if not self.tiles_done or not self.tiles_total:
+            return None
+        return (time.monotonic() - self.started) * (self.tiles_total - self.tiles_done) / self.tiles_done
+
+    @property
+    def megapixels_per_s(self) -> float:
+        """Mask pixels read per second since the start, in millions."""
+        return self.pixels_read / 1e6 / max(1e-9, time.monotonic() - self.started)
+
+
+class StageClock:
+    """Seconds that each stage of a product was busy, over all threads."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the duration of the block to a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - started)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add seconds to a stage."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductResult:
+    """How one product ended.
+
+    Attributes
+    ----------
+    product : name, or the path as given where the product could not be opened.
+    status : ``done``, ``skipped`` (a valid output of the same fingerprint was there) or ``failed``.
+    output, quicklook : paths of the files, None where failed.
+    error : why it failed.
+    seconds : wall time from opening the product to the closed file.
+    tiles, tiles_inferred, tiles_empty : of the grid; empty ones hold no data and were not sent.
+    codestream_tiles_decoded, codestream_tiles_empty, codestream_tiles_decoded_twice : of the JPEG 2000 files;
+        empty ones have the bytes of one already decoded to all zero.
+    bytes_read : from the source.
+    tail_seconds : from the last answer to the closed file.
+    classes : share of all pixels per class name.
+    stages : seconds busy per stage, summed over threads.
+    model : Triton model name.
+    batch_sizes : of the server while this product was in work, all clients counted.
+    fingerprint : of product, model, weights, radiometry, mosaic and contract.
+    retries : requests that were sent again.
+    """
+
+    product: str
+    status: Literal["done", "skipped", "failed"]
+    output: Path | None = None
+    quicklook: Path | None = None
+    error: KappaMaskError | None = None
+    seconds: float = 0.0
+    tiles: int = 0
+    tiles_inferred: int = 0
+    tiles_empty: int = 0
+    codestream_tiles_decoded: int = 0
+    codestream_tiles_empty: int = 0
+    codestream_tiles_decoded_twice: int = 0
+    bytes_read: int = 0
+    tail_seconds: float | None = None
+    classes: dict[str, float] = field(default_factory=dict)
+    stages: dict[str, float] = field(default_factory=dict)
+    model: str | None = None
+    batch_sizes: BatchSizes | None = None
+    fingerprint: str | None = None
+    retries: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that ``--json`` prints, one per product."""
+        batches = self.batch_sizes
+        return {
+            "product": self.product,
+            "status": self.status,
+            "output": str(self.output) if self.output else None,
+            "quicklook": str(self.quicklook) if self.quicklook else None,
+            "error": str(self.error) if self.error else None,
+            "exit_code": self.error.exit_code if self.error else 0,
+            "seconds": round(self.seconds, 3),
+            "tiles": self.tiles,
+            "tiles_inferred": self.tiles_inferred,
+            "tiles_empty": self.tiles_empty,
+            "codestream_tiles_decoded": self.codestream_tiles_decoded,
+            "codestream_tiles_empty": self.codestream_tiles_empty,
+            "codestream_tiles_decoded_twice": self.codestream_tiles_decoded_twice,
+            "bytes_read": self.bytes_read,
+            "tail_seconds": None if self.tail_seconds is None else round(self.tail_seconds, 3),
+            "peak_rss_bytes": peak_rss_bytes(),
+            "classes": {name: round(share, 6) for name, share in self.classes.items()},
+            "stages": {stage: round(seconds, 3) for stage, seconds in self.stages.items()},
+            "model": self.model,
+            "batch_sizes": None if batches is None or batches.counts is None else dict(batches.counts),
+            "batch_sizes_reason": None if batches is None else batches.reason,
+            "retries": self.retries,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def peak_rss_bytes() -> int | None:
+    """Return this process's peak resident set size in bytes, None where the system does not tell.
+
+    On Linux from VmHWM: getrusage would count what the process was before exec.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), None)
+    return None if line is None else int(line.split()[1]) * 1024

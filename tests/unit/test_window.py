@@ -1,0 +1,92 @@
+"""The in-flight window: never over its limit, fair, gives way to overload, survives cancellation."""
+
+import asyncio
+
+import pytest
+
+from kappamask_stream.inference import InFlightWindow
+
+
+async def test_never_more_than_the_limit_in_flight() -> None:
+    window = InFlightWindow(3)
+    peak = 0
+
+    async def work() -> None:
+        nonlocal peak
+        async with window.slot():
+            peak = max(peak, window.in_flight)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(work() for _ in range(20)))
+    assert peak == 3
+    assert window.in_flight == 0
+
+
+async def test_waiters_are_served_in_order() -> None:
+    window = InFlightWindow(1)
+    order: list[int] = []
+
+    async def work(number: int) -> None:
+        async with window.slot():
+            order.append(number)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(work(n) for n in range(5)))
+    assert order == [0, 1, 2, 3, 4]
+
+
+async def test_overload_halves_and_answers_restore() -> None:
+    window = InFlightWindow(8)
+    for _ in range(8):
+        await window.acquire()
+    window.overloaded()
+    assert window.limit == 4
+    for _ in range(8):
+        window.release()
+    for _ in range(100):
+        window.answered()
+    assert window.limit == 8
+
+
+async def test_limit_never_falls_below_one() -> None:
+    window = InFlightWindow(2)
+    for _ in range(10):
+        window.overloaded()
+    assert window.limit == 1
+    async with window.slot():
+        assert window.in_flight == 1
+
+
+async def test_lowered_limit_holds_back_new_requests() -> None:
+    window = InFlightWindow(2)
+    await window.acquire()
+    await window.acquire()
+    window.overloaded()
+    waiter = asyncio.create_task(window.acquire())
+    window.release()
+    await asyncio.sleep(0)
+    assert not waiter.done()
+    window.release()
+    await waiter
+    assert window.in_flight == 1
+
+
+@pytest.mark.parametrize("given_first", [False, True])
+async def test_a_cancelled_waiter_leaves_no_slot_behind(given_first: bool) -> None:
+    window = InFlightWindow(1)
+    await window.acquire()
+    waiter = asyncio.create_task(window.acquire())
+    await asyncio.sleep(0)
+    if given_first:
+        window.release()  # the slot is the waiter's already, but it has not run
+    waiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+    if not given_first:
+        window.release()
+    assert window.in_flight == 0
+    await asyncio.wait_for(window.acquire(), 1)
+
+
+def test_repr_tells_the_state() -> None:
+    assert repr(InFlightWindow(4)) == "<InFlightWindow 0/4 in flight, 0 waiting>"
