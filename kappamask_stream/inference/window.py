@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ class InFlightWindow:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._waiting.remove(turn)
+                with suppress(ValueError):  # gone already where `_wake` has passed over it
+                    self._waiting.remove(turn)
             else:  # the slot was given and the cancellation came before we ran: pass it on
                 self.release()
             raise

@@ -1,0 +1,71 @@
+"""Decoders of one codestream: bytes in, pixels out. They release the GIL and are called from threads."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Protocol
+
+import imagecodecs
+import numpy as np
+
+from kappamask_stream.errors import CodestreamError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class TileDecoder(Protocol):
+    """Decodes stand-alone codestreams; one instance serves all threads."""
+
+    def decode(self, codestream: bytes, *, height: int, width: int, name: str) -> NDArray[np.uint16]:
+        """Return uint16 ``[height, width]``.
+
+        Raises
+        ------
+        CodestreamError
+            Naming `name`, if the bytes are corrupt or give pixels of another shape.
+        """
+        ...
+
+
+class ImagecodecsDecoder:
+    """OpenJPEG through imagecodecs: the cheapest per tile."""
+
+    def decode(self, codestream: bytes, *, height: int, width: int, name: str) -> NDArray[np.uint16]:
+        """See `TileDecoder.decode`."""
+        try:
+            pixels = imagecodecs.jpeg2k_decode(codestream, numthreads=1)
+        except (imagecodecs.Jpeg2kError, ValueError, MemoryError) as error:
+            raise _corrupt(name, error) from error
+        return _checked(pixels, height, width, name)
+
+
+class RasterioDecoder:
+    """OpenJPEG through GDAL: an independent reader of the same bytes."""
+
+    def decode(self, codestream: bytes, *, height: int, width: int, name: str) -> NDArray[np.uint16]:
+        """See `TileDecoder.decode`."""
+        from rasterio.errors import NotGeoreferencedWarning, RasterioError
+        from rasterio.io import MemoryFile
+
+        extension = "j2k" if codestream[:2] == b"\xff\x4f" else "jp2"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                with MemoryFile(codestream, ext=extension) as memory, memory.open() as dataset:
+                    pixels = dataset.read(1)
+        except RasterioError as error:
+            raise _corrupt(name, error) from error
+        return _checked(pixels, height, width, name)
+
+
+def _corrupt(name: str, error: Exception) -> CodestreamError:
+    return CodestreamError(f"{name} cannot be decoded ({error}): the file is truncated or corrupt, fetch it again")
+
+
+def _checked(pixels: NDArray[np.generic], height: int, width: int, name: str) -> NDArray[np.uint16]:
+    if pixels.shape != (height, width) or pixels.dtype.kind != "u":
+        raise CodestreamError(
+            f"{name} decodes to {pixels.dtype} {list(pixels.shape)}, its header says unsigned [{height}, {width}]"
+        )
+    return pixels.astype(np.uint16, copy=False)

@@ -1,0 +1,162 @@
+"""When which codestream tile is decoded, and how much memory that takes. Pure: no I/O, no pixels.
+
+A *unit* is a codestream tile of one band. Tiles of the grid are cut in their given order; units are decoded in the
+order in which those tiles need them, each once, and dropped after their last use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kappamask_stream.errors import ProductError
+from kappamask_stream.grid import Tile, Window, source_window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from kappamask_stream.contract import BandGroup, ModelContract
+    from kappamask_stream.jp2.codestream import CodestreamIndex, CodestreamTile
+
+_BYTES_PER_PIXEL = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandInput:
+    """One band of a model: where its pixels come from and where they go.
+
+    Attributes
+    ----------
+    path : of the file in the product's source.
+    index : of that file.
+    group : resolution, tile and stride.
+    channel : position on the band axis of the group's tensor.
+    """
+
+    path: str
+    index: CodestreamIndex
+    group: BandGroup
+    channel: int
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One codestream tile of one band.
+
+    Attributes
+    ----------
+    band : position in `DecodePlan.bands`.
+    tile : the codestream tile.
+    uses : how many tiles of the grid take pixels from it.
+    """
+
+    band: int
+    tile: CodestreamTile
+    uses: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its decoded pixels."""
+        return self.tile.window.height * self.tile.window.width * _BYTES_PER_PIXEL
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodePlan:
+    """The units to decode, in order, and which of them each tile of the grid needs.
+
+    Attributes
+    ----------
+    bands : all inputs of the model.
+    tiles : tiles of the grid in the order in which they are cut.
+    units : in decode order.
+    needs : per tile, positions in `units` of the codestream tiles that it takes pixels from.
+    required_bytes : most bytes of decoded units held at once when each is decoded just before its first use.
+
+    A ring of `required_bytes` or more never blocks for good: units are decoded in order, and one may be decoded
+    ahead only while it fits beside those held. If it does not fit, then either all units of the next tile are
+    there, and cutting it frees those it used last; or the unit is one of the next tile's own, and what is held is
+    what the just-in-time schedule holds at that moment, which leaves room for it by definition.
+    """
+
+    bands: tuple[BandInput, ...]
+    tiles: tuple[Tile, ...]
+    units: tuple[Unit, ...]
+    needs: tuple[tuple[int, ...], ...]
+    required_bytes: int
+
+    @classmethod
+    def of(cls, bands: Iterable[BandInput], tiles: Iterable[Tile]) -> DecodePlan:
+        """Plan the decoding of `bands` for `tiles` (all of a grid, or those that an area of interest meets)."""
+        bands, tiles = tuple(bands), tuple(tiles)
+        order: dict[tuple[int, int], int] = {}
+        uses: list[int] = []
+        needs: list[tuple[int, ...]] = []
+        for tile in tiles:
+            needed = []
+            for number, band in enumerate(bands):
+                for position in covering(band.index, source_window(tile, band.group)):
+                    unit = order.setdefault((number, position), len(order))
+                    if unit == len(uses):
+                        uses.append(0)
+                    uses[unit] += 1
+                    needed.append(unit)
+            needs.append(tuple(needed))
+        units = tuple(
+            Unit(band, bands[band].index.tiles[position], uses[unit]) for (band, position), unit in order.items()
+        )
+        return cls(
+            bands=bands, tiles=tiles, units=units, needs=tuple(needs), required_bytes=_just_in_time_peak(units, needs)
+        )
+
+
+def bands_of(
+    contract: ModelContract, indexes: Mapping[tuple[str, int], CodestreamIndex], paths: Mapping[tuple[str, int], str]
+) -> tuple[BandInput, ...]:
+    """Pair a contract's bands with their files; keys are (band, ground sampling distance in metres)."""
+    return tuple(
+        BandInput(path=paths[band, group.gsd_m], index=indexes[band, group.gsd_m], group=group, channel=channel)
+        for group in contract.inputs
+        for channel, band in enumerate(group.bands)
+    )
+
+
+def covering(index: CodestreamIndex, window: Window) -> list[int]:
+    """Return positions in ``index.tiles`` of the codestream tiles that a window meets, in raster order."""
+    inside = window.intersection(Window(0, 0, index.height, index.width))
+    if inside.is_empty:
+        return []
+    if len(index.tiles) == 1:
+        return [0]
+    first = index.tiles[0].window
+    across = -(-(index.width - first.width) // index.tile_width) + 1
+    rows = _span(inside.row, inside.row_end, first.height, index.tile_height)
+    cols = _span(inside.col, inside.col_end, first.width, index.tile_width)
+    positions = [row * across + col for row in rows for col in cols]
+    if positions[-1] >= len(index.tiles):
+        raise ProductError(f"{index.name}: tile {positions[-1]} is needed, the file has {len(index.tiles)}")
+    return positions
+
+
+def _span(start: int, end: int, first: int, size: int) -> range:
+    """Return rows (or columns) of codestream tiles that pixels [start, end) meet; the first may be smaller."""
+
+    def at(pixel: int) -> int:
+        return 0 if pixel < first else 1 + (pixel - first) // size
+
+    return range(at(start), at(end - 1) + 1)
+
+
+def _just_in_time_peak(units: tuple[Unit, ...], needs: list[tuple[int, ...]]) -> int:
+    left = [unit.uses for unit in units]
+    held = peak = decoded = 0
+    for needed in needs:
+        for unit in needed:
+            if unit >= decoded:  # units are numbered in the order of their first use
+                held += units[unit].nbytes
+                decoded = unit + 1
+        peak = max(peak, held)
+        for unit in needed:
+            left[unit] -= 1
+            if not left[unit]:
+                held -= units[unit].nbytes
+    return peak

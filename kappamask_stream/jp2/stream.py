@@ -1,0 +1,302 @@
+"""Tiles of the grid out of JPEG 2000 files: read, decode once, keep while needed, cut."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from kappamask_stream.grid import Tile, source_window
+from kappamask_stream.jp2.codestream import index_steps
+from kappamask_stream.jp2.decode import ImagecodecsDecoder, TileDecoder
+from kappamask_stream.jp2.standalone import standalone_codestream, tile_identity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from concurrent.futures import Executor, Future
+
+    from numpy.typing import NDArray
+
+    from kappamask_stream.jp2.codestream import CodestreamIndex
+    from kappamask_stream.jp2.plan import DecodePlan
+    from kappamask_stream.sources import Source
+
+#: Files indexed at once: each waits for many small reads.
+_INDEXED_AT_ONCE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class TilePixels:
+    """The pixels of one tile of the grid.
+
+    Attributes
+    ----------
+    tile : the tile.
+    tensors : per input tensor, uint16 ``[bands, height, width]``; empty where there is no data.
+    is_empty : True where every pixel of every band is 0.
+    """
+
+    tile: Tile
+    tensors: dict[str, NDArray[np.uint16]]
+    is_empty: bool
+
+
+@dataclass(kw_only=True)
+class ReadStats:
+    """What reading a product has cost so far.
+
+    Attributes
+    ----------
+    decodes : per unit, how often it was decoded.
+    codestream_tiles_empty : units that were not decoded: their bytes are those of one that decoded to all zero.
+    bytes_read : from the source.
+    read_busy_s, decode_busy_s, cut_busy_s : seconds, summed over tasks and threads.
+    """
+
+    decodes: dict[int, int] = field(default_factory=dict)
+    codestream_tiles_empty: int = 0
+    bytes_read: int = 0
+    read_busy_s: float = 0.0
+    decode_busy_s: float = 0.0
+    cut_busy_s: float = 0.0
+
+    @property
+    def codestream_tiles_decoded(self) -> int:
+        """Units decoded at least once."""
+        return len(self.decodes)
+
+    @property
+    def codestream_tiles_decoded_twice(self) -> int:
+        """Decodings beyond the first of each unit."""
+        return sum(times - 1 for times in self.decodes.values())
+
+
+async def index_bands(source: Source, paths: Iterable[str]) -> dict[str, CodestreamIndex]:
+    """Index files of a product, several at once.
+
+    Raises
+    ------
+    CodestreamError, ProductError
+        Of the first file that cannot be indexed.
+    """
+    sizes = await source.files()
+    limit = asyncio.Semaphore(_INDEXED_AT_ONCE)
+
+    async def one(path: str) -> CodestreamIndex:
+        async with limit:
+            # The name that people know is the file's, not its path inside the product.
+            steps = index_steps(path.rsplit("/", 1)[-1], sizes.get(path, 0))
+            try:
+                wanted = next(steps)
+                while True:
+                    wanted = steps.send(await source.read(path, *wanted))
+            except StopIteration as finished:
+                index: CodestreamIndex = finished.value
+                return index
+
+    unique = list(dict.fromkeys(paths))
+    tasks = [asyncio.create_task(one(path)) for path in unique]
+    try:
+        return dict(zip(unique, await asyncio.gather(*tasks), strict=True))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class TileStream:
+    """Async iterator of `TilePixels` in the plan's order. Use as an async context manager.
+
+    Parameters
+    ----------
+    source, plan : what to read, and when.
+    executor : threads that decode; `workers` says how many it has.
+    reservation_bytes : most bytes of decoded units held at once; at least ``plan.required_bytes`` (the default).
+    read_ahead : units whose compressed bytes are read before a decoder is free.
+
+    State: per unit a future of its pixels (None: all zero) and the uses left; bytes held by units begun and not
+    yet dropped; per band the bytes that are known to decode to zero.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        plan: DecodePlan,
+        *,
+        executor: Executor,
+        workers: int,
+        reservation_bytes: int | None = None,
+        read_ahead: int = 8,
+        decoder: TileDecoder | None = None,
+    ) -> None:
+        self.stats = ReadStats()
+        self._source, self._plan, self._executor = source, plan, executor
+        self._reservation = max(plan.required_bytes, reservation_bytes or 0)
+        self._decoder = decoder or ImagecodecsDecoder()
+        self._begun = asyncio.Semaphore(workers + read_ahead)
+        self._uses = [unit.uses for unit in plan.units]
+        self._held = 0
+        self._room = asyncio.Event()
+        self._zero: dict[int, set[bytes]] = {}
+        self._pixels: list[asyncio.Future[NDArray[np.uint16] | None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._decoding: set[Future[NDArray[np.uint16] | None]] = set()
+        self._next = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<TileStream tile {self._next}/{len(self._plan.tiles)}, "
+            f"{self._held}/{self._reservation} bytes held, {len(self._decoding)} decoding>"
+        )
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._pixels = [loop.create_future() for _ in self._plan.units]
+        self._spawn(self._schedule())
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Stop what is under way; returns when no task and no decode of this stream runs any more."""
+        for task in self._tasks:
+            task.cancel()
+        for decoding in self._decoding:
+            decoding.cancel()
+        running = [asyncio.wrap_future(d) for d in self._decoding]
+        await asyncio.gather(*self._tasks, *running, return_exceptions=True)
+        for pixels in self._pixels:
+            if pixels.done() and not pixels.cancelled():
+                pixels.exception()  # mark as seen: the consumer has its error already, or has left
+        self._pixels = []
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> TilePixels:
+        """Return the next tile.
+
+        Raises
+        ------
+        CodestreamError, ProductError
+            If a codestream tile that it needs cannot be read or decoded.
+        """
+        if self._next >= len(self._plan.tiles):
+            raise StopAsyncIteration
+        tile, needed = self._plan.tiles[self._next], self._plan.needs[self._next]
+        self._next += 1
+        units = {unit: await self._pixels[unit] for unit in needed}
+        if any(pixels is not None for pixels in units.values()):
+            tensors = await asyncio.to_thread(self._cut, tile, units)
+        else:
+            tensors = {}
+        for unit in needed:
+            self._uses[unit] -= 1
+            if not self._uses[unit]:
+                self._drop(unit, units[unit] is not None)
+        return TilePixels(tile=tile, tensors=tensors, is_empty=not tensors)
+
+    def _spawn(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _schedule(self) -> None:
+        """Begin units in order, as the reservation and the read-ahead allow."""
+        for number, unit in enumerate(self._plan.units):
+            while self._held + unit.nbytes > self._reservation:
+                self._room.clear()
+                await self._room.wait()
+            self._held += unit.nbytes
+            await self._begun.acquire()
+            self._spawn(self._produce(number))
+
+    async def _produce(self, number: int) -> None:
+        """Read and decode one unit and resolve its future."""
+        try:
+            pixels = await self._decoded(number, await self._read(number))
+        except Exception as error:  # noqa: BLE001 - it is raised where the pixels are awaited
+            self._pixels[number].set_exception(error)
+        else:
+            if pixels is None:
+                self._give_back(number)
+            self._pixels[number].set_result(pixels)
+        finally:
+            self._begun.release()
+
+    async def _read(self, number: int) -> list[bytes]:
+        """Read a unit's tile-parts; parts that follow each other are one read."""
+        started = time.perf_counter()
+        unit = self._plan.units[number]
+        path, parts = self._plan.bands[unit.band].path, unit.tile.parts
+        first, end = parts[0][0], parts[-1][0] + parts[-1][1]
+        if end - first == sum(length for _, length in parts):
+            whole = memoryview(await self._source.read(path, first, end - first))
+            data = [bytes(whole[o - first : o - first + n]) for o, n in parts] if len(parts) > 1 else [bytes(whole)]
+        else:
+            data = [await self._source.read(path, offset, length) for offset, length in parts]
+        self.stats.bytes_read += sum(map(len, data))
+        self.stats.read_busy_s += time.perf_counter() - started
+        return data
+
+    async def _decoded(self, number: int, parts: list[bytes]) -> NDArray[np.uint16] | None:
+        """Decode in a thread, unless the bytes are known to be all zero."""
+        unit = self._plan.units[number]
+        known = self._zero.setdefault(unit.band, set())
+        index = self._plan.bands[unit.band].index
+        if known and sum(map(len, parts)) <= max(map(len, known)) and tile_identity(index, unit.tile, parts) in known:
+            self.stats.codestream_tiles_empty += 1
+            return None
+        decoding = self._executor.submit(self._decode, number, parts)
+        self._decoding.add(decoding)
+        try:
+            pixels = await asyncio.wrap_future(decoding)
+        finally:
+            if decoding.done():
+                self._decoding.discard(decoding)
+        self.stats.decodes[number] = self.stats.decodes.get(number, 0) + 1
+        if pixels is None:
+            known.add(tile_identity(index, unit.tile, parts))
+        return pixels
+
+    def _decode(self, number: int, parts: list[bytes]) -> NDArray[np.uint16] | None:
+        """Decode a unit (in a thread); None where all is zero."""
+        started = time.perf_counter()
+        unit = self._plan.units[number]
+        index, window = self._plan.bands[unit.band].index, unit.tile.window
+        pixels = self._decoder.decode(
+            standalone_codestream(index, unit.tile, parts),
+            height=window.height,
+            width=window.width,
+            name=f"codestream tile {unit.tile.index} of {index.name}",
+        )
+        self.stats.decode_busy_s += time.perf_counter() - started
+        return pixels if pixels.any() else None
+
+    def _cut(self, tile: Tile, units: dict[int, NDArray[np.uint16] | None]) -> dict[str, NDArray[np.uint16]]:
+        """Copy a tile's windows out of its units (in a thread); empty where all is zero."""
+        started = time.perf_counter()
+        groups = {band.group.tensor: band.group for band in self._plan.bands}
+        tensors = {name: np.zeros((len(g.bands), g.tile, g.tile), np.uint16) for name, g in groups.items()}
+        for number, pixels in units.items():
+            if pixels is None:
+                continue
+            unit = self._plan.units[number]
+            band = self._plan.bands[unit.band]
+            wanted = source_window(tile, band.group)
+            common = wanted.intersection(unit.tile.window)
+            target = tensors[band.group.tensor][band.channel]
+            target[common.relative_to(wanted)] = pixels[common.relative_to(unit.tile.window)]
+        self.stats.cut_busy_s += time.perf_counter() - started
+        return tensors if any(tensor.any() for tensor in tensors.values()) else {}
+
+    def _drop(self, number: int, holds_bytes: bool) -> None:  # noqa: FBT001 - private
+        """Forget a unit after its last use."""
+        self._pixels[number] = asyncio.get_running_loop().create_future()
+        if holds_bytes:
+            self._give_back(number)
+
+    def _give_back(self, number: int) -> None:
+        self._held -= self._plan.units[number].nbytes
+        self._room.set()
