@@ -25,6 +25,7 @@ def _version(value: bool) -> None:
 
 def build_app() -> typer.Typer:
     """Assemble the commands; each imports what it needs when it runs."""
+    from kappamask_stream.cli.evaluate import evaluate
     from kappamask_stream.cli.info import info
     from kappamask_stream.cli.models import app as models_app
     from kappamask_stream.cli.run import run
@@ -41,6 +42,7 @@ def build_app() -> typer.Typer:
     )
     app.command("run", epilog=EXIT_CODES)(run)
     app.command("info")(info)
+    app.command("evaluate")(evaluate)
     app.command("synth")(synth)
     app.add_typer(server_app, name="server")
     app.add_typer(models_app, name="models")

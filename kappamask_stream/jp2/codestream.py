@@ -181,14 +181,7 @@ def _find_codestream(name: str, size: int) -> Generator[ByteRange, bytes, ByteRa
         if position + 8 > size:
             break
         head = yield (position, min(16, size - position))
-        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
-        header = 8
-        if length == 1:
-            if len(head) < 16:  # noqa: PLR2004 - XLBox follows
-                break
-            length, header = int.from_bytes(head[8:16], "big"), 16
-        elif length == 0:
-            length = size - position
+        kind, length, header = _box(head, size - position)
         if length < header or position + length > size:
             raise CodestreamError(
                 f"{name}: the box {kind!r} at byte {position} says {length} bytes, the file has "
@@ -198,6 +191,14 @@ def _find_codestream(name: str, size: int) -> Generator[ByteRange, bytes, ByteRa
             return position + header, position + length
         position += length
     raise CodestreamError(f"{name}: no codestream (jp2c box) within {size} bytes: the file is truncated or corrupt")
+
+
+def _box(head: bytes, left: int) -> tuple[bytes, int, int]:
+    """Return type, length and header length of the box that starts with `head` (T.800 I.4)."""
+    length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+    if length == 1:
+        return kind, int.from_bytes(head[8:16], "big"), 16
+    return kind, length or left, 8
 
 
 def _main_header(name: str, start: int, end: int) -> Generator[ByteRange, bytes, tuple[bytes, int]]:

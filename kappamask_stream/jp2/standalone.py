@@ -50,7 +50,7 @@ def standalone_codestream(index: CodestreamIndex, tile: CodestreamTile, parts: l
     return b"".join(pieces)
 
 
-def tile_identity(index: CodestreamIndex, tile: CodestreamTile, parts: list[bytes]) -> bytes:
+def tile_identity(tile: CodestreamTile, parts: list[bytes]) -> bytes:
     """Return the bytes that decide a tile's pixels: its size and its tile-parts without their number."""
     size = struct.pack(">II", tile.window.height, tile.window.width)
     return size + b"".join(part[: _ISOT.start] + part[_ISOT.stop :] for part in parts)

@@ -232,8 +232,8 @@ class TileStream:
         path, parts = self._plan.bands[unit.band].path, unit.tile.parts
         first, end = parts[0][0], parts[-1][0] + parts[-1][1]
         if end - first == sum(length for _, length in parts):
-            whole = memoryview(await self._source.read(path, first, end - first))
-            data = [bytes(whole[o - first : o - first + n]) for o, n in parts] if len(parts) > 1 else [bytes(whole)]
+            whole = await self._source.read(path, first, end - first)
+            data = [whole] if len(parts) == 1 else [whole[o - first : o - first + n] for o, n in parts]
         else:
             data = [await self._source.read(path, offset, length) for offset, length in parts]
         self.stats.bytes_read += sum(map(len, data))
@@ -244,8 +244,7 @@ class TileStream:
         """Decode in a thread, unless the bytes are known to be all zero."""
         unit = self._plan.units[number]
         known = self._zero.setdefault(unit.band, set())
-        index = self._plan.bands[unit.band].index
-        if known and sum(map(len, parts)) <= max(map(len, known)) and tile_identity(index, unit.tile, parts) in known:
+        if known and sum(map(len, parts)) <= max(map(len, known)) and tile_identity(unit.tile, parts) in known:
             self.stats.codestream_tiles_empty += 1
             return None
         decoding = self._executor.submit(self._decode, number, parts)
@@ -257,7 +256,7 @@ class TileStream:
                 self._decoding.discard(decoding)
         self.stats.decodes[number] = self.stats.decodes.get(number, 0) + 1
         if pixels is None:
-            known.add(tile_identity(index, unit.tile, parts))
+            known.add(tile_identity(unit.tile, parts))
         return pixels
 
     def _decode(self, number: int, parts: list[bytes]) -> NDArray[np.uint16] | None:

@@ -1,0 +1,39 @@
+# Everything a person or CI does with a checkout. Each target creates what it needs and is quick the second time.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+export KAPPAMASK_SERVER_ENV := $(CURDIR)/.venv-server
+PIP_FLAGS := --quiet --disable-pip-version-check
+
+SEED ?= 7
+SIZE ?= 2304
+PRODUCT ?=
+
+.PHONY: help demo test lint bench server-env clean
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/.installed: pyproject.toml constraints/client.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints/client.txt -e '.[dev]'
+	touch $@
+
+server-env: $(BIN)/.installed
+	$(BIN)/kappamask-stream server install
+
+demo: server-env  ## a generated product through a local Triton with csmask's real weights
+	$(BIN)/python -m demo --size $(SIZE) --seed $(SEED)
+
+test: server-env  ## all tests, with a real Triton; real data is used where ../shared is there
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/.installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: server-env  ## our wall time against the floors, in one run (PRODUCT=path of a SAFE directory)
+	$(BIN)/python benchmarks/end_to_end.py $(PRODUCT)
+
+clean:  ## remove the environments and what the targets made
+	rm -rf $(VENV) .venv-server demo-output bench-output

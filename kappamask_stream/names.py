@@ -1,0 +1,131 @@
+"""Names of products, files and masks. Names come from strangers: they are checked before they become paths. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from kappamask_stream.errors import ContractError, ProductError
+
+#: Product naming convention of the Sentinel-2 Products Specification Document; Planetary Computer leaves the
+#: baseline out. Satellites are not listed: there will be more.
+_PRODUCT = re.compile(
+    r"(?P<satellite>S2[A-Z])_MSI(?P<level>L1C|L2A)_(?P<sensing>\d{8}T\d{6})"
+    r"(?:_N(?P<baseline>\d{4}))?_R(?P<orbit>\d{3})_T(?P<tile>\d{2}[A-Z]{3})_(?P<discriminator>[0-9A-Z]{1,32})",
+    re.ASCII,
+)
+_SUFFIX = re.compile(r"[A-Za-z0-9]{1,16}", re.ASCII)
+
+
+class NamesMask(Protocol):
+    """What a mask is named after: a `Product` or a `ProductName`."""
+
+    @property
+    def level(self) -> str:
+        """``L1C`` or ``L2A``."""
+
+    @property
+    def tile_id(self) -> str:
+        """``T29UNU``."""
+
+    @property
+    def sensing_time(self) -> str:
+        """``20221005T115411``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductName:
+    """The fields of a product's name.
+
+    Attributes
+    ----------
+    text : the name in capitals, without ``.SAFE``.
+    satellite : ``S2A``.
+    level : ``L1C`` or ``L2A``.
+    sensing_time : start of the datatake, ``20221005T115411``.
+    baseline : ``04.00``; None where the name leaves it out.
+    relative_orbit : 1 to 143.
+    tile_id : ``T29UNU``.
+    discriminator : tells apart products of one tile and time, ``20221005T164454``.
+    """
+
+    text: str
+    satellite: str
+    level: str
+    sensing_time: str
+    baseline: str | None
+    relative_orbit: int
+    tile_id: str
+    discriminator: str
+
+
+def parse_product_name(text: str) -> ProductName:
+    """Read a product name, with or without ``.SAFE``, in any case.
+
+    Raises
+    ------
+    ProductError
+        If it is none; so a name that passes may become part of a path.
+    """
+    bare = text.strip().upper().removesuffix(".SAFE")
+    found = _PRODUCT.fullmatch(bare)
+    if found is None or not _is_time(found["sensing"]):
+        raise ProductError(
+            f"{text[:200]!r} is no Sentinel-2 product name "
+            "(S2A_MSIL2A_<sensing time>_N<baseline>_R<orbit>_T<tile>_<discriminator>)"
+        )
+    baseline = found["baseline"]
+    return ProductName(
+        text=bare,
+        satellite=found["satellite"],
+        level=found["level"],
+        sensing_time=found["sensing"],
+        baseline=f"{baseline[:2]}.{baseline[2:]}" if baseline else None,
+        relative_orbit=int(found["orbit"]),
+        tile_id="T" + found["tile"],
+        discriminator=found["discriminator"],
+    )
+
+
+def mask_name(product: NamesMask, suffix: str, gsd_m: int) -> str:
+    """Name a mask as km_predict does, without extension: ``L2A_T29UNU_20221005T115411_KZ_10m``.
+
+    Raises
+    ------
+    ContractError
+        If the model's suffix or ground sampling distance cannot be part of a file name.
+    """
+    if _SUFFIX.fullmatch(suffix) is None or gsd_m <= 0:
+        raise ContractError(
+            f"the model's contract names masks _{suffix[:40]}_{gsd_m}m: the suffix must be 1 to 16 letters or digits, "
+            "the ground sampling distance positive"
+        )
+    return f"{product.level}_{product.tile_id}_{product.sensing_time}_{suffix}_{gsd_m}m"
+
+
+def checked_path(path: str, *, said_by: str) -> str:
+    """Return a relative POSIX path in its shortest form (no leading ``./``), if it stays inside its product.
+
+    Parameters
+    ----------
+    said_by : who gives the path, for the message: a file and field, or a place.
+
+    Raises
+    ------
+    ProductError
+        If it is empty, absolute, holds ``..``, a backslash or a character that cannot be printed.
+    """
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if path.startswith("/") or not parts or ".." in parts or "\\" in path or not path.isprintable():
+        raise ProductError(f"{said_by}: {path[:200]!r} is no path inside a product")
+    return "/".join(parts)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.strptime(text, "%Y%m%dT%H%M%S")  # noqa: DTZ007 - only tried
+    except ValueError:
+        return False
+    return True
