@@ -6,7 +6,6 @@ import asyncio
 import os
 import stat
 from contextlib import contextmanager
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +14,7 @@ from kappamask_stream.names import checked_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 #: A SAFE product has 100 to 200 files; someone who names a home folder is told so before it is read to its end.
 _MOST_FILES = 20_000
@@ -160,10 +160,9 @@ class SubSource:
         """See `Source.files`."""
         if self._files is None:
             prefix = self._folder + "/"
-            listed = await self._outer.files()
-            self._files = MappingProxyType(
-                {p.removeprefix(prefix): n for p, n in listed.items() if p.startswith(prefix)}
-            )
+            listed = (await self._outer.files()).items()
+            inside = {path.removeprefix(prefix): size for path, size in listed if path.startswith(prefix)}
+            self._files = MappingProxyType(inside)
         return self._files
 
     async def read(self, path: str, start: int, length: int) -> bytes:
@@ -184,9 +183,13 @@ class SubSource:
 
 def _list(root: Path) -> dict[str, int]:
     """Walk a product's directory; links are followed, except back into a folder that is being walked."""
-    if not root.exists():
-        raise ProductError(f"{root} does not exist: check the path to the product")
-    if not root.is_dir():
+    try:
+        is_directory = stat.S_ISDIR(root.stat().st_mode)
+    except FileNotFoundError as error:
+        raise ProductError(f"{root} does not exist: check the path to the product") from error
+    except OSError as error:
+        raise ProductError(f"cannot look into {root}: {error.strerror}") from error
+    if not is_directory:
         raise ProductError(f"{root} is a file, a product is a directory: give its .SAFE directory (unpack an archive)")
     found: dict[str, int] = {}
     _walk(root, "", (), found)
