@@ -1,0 +1,140 @@
+"""Tiles into finished blocks: probabilities of overlapping tiles, weighed. Pure numpy.
+
+Weights are integers and sums are uint32, so the order of arrival cannot matter. The weights of all tiles over a pixel
+are the same for every class, so the class with the largest sum is the class with the largest weighted mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kappamask_stream.grid import Tile, TileGrid, Window
+from kappamask_stream.mosaic import BLOCK_SIZE, Block, PendingBlocks, TileLedger, blocks_meeting
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What a block has so far.
+
+    Attributes
+    ----------
+    weighted : uint32 ``[classes, block, block]``, probability (255 = 1.0) times weight.
+    has_data : bool ``[block, block]``, True where a tile saw data.
+    """
+
+    weighted: NDArray[np.uint32]
+    has_data: NDArray[np.bool_]
+
+
+class BlendMosaic:
+    """Weighs overlapping tiles with a ramp over the overlap; a block is finished when all tiles over it are in.
+
+    Parameters
+    ----------
+    grid : of the tiles.
+    class_values : values of the classes in the order of the probabilities, ascending: ties go to the lower one.
+    nodata : value of pixels that no tile saw data in, and beyond the image.
+    """
+
+    def __init__(
+        self, grid: TileGrid, *, class_values: tuple[int, ...], nodata: int, block_size: int = BLOCK_SIZE
+    ) -> None:
+        self.block_size = block_size
+        self._grid, self._nodata = grid, nodata
+        self._values = np.array(class_values, np.uint8)
+        self._image = Window(0, 0, grid.height, grid.width)
+        self._ramp = ramp(grid.tile_size, grid.margin)
+        self._ledger = TileLedger(grid)
+        self._pending: PendingBlocks[_Sums] = PendingBlocks()
+
+    @property
+    def missing(self) -> int:
+        """Number of tiles not yet added."""
+        return self._ledger.missing
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of blocks begun and not finished."""
+        return len(self._pending) * self.block_size**2 * (4 * len(self._values) + 1)
+
+    def add(
+        self, tile: Tile, probabilities: NDArray[np.uint8], nodata_mask: NDArray[np.bool_] | None = None
+    ) -> list[Block]:
+        """Add a tile; returns the blocks that this completes.
+
+        Parameters
+        ----------
+        probabilities : uint8 ``[classes, tile, tile]``, 255 is 1.0.
+        nodata_mask : bool ``[tile, tile]``, True where there is no data; None: data everywhere.
+        """
+        return self._blend(tile, probabilities, nodata_mask)
+
+    def add_constant(self, tile: Tile, value: int) -> list[Block]:
+        """Add a tile without data (`value` is the nodata value): it has no say where others saw data."""
+        if value != self._nodata:
+            raise ValueError(f"only tiles without data ({self._nodata}) are constant, not {value}")
+        return self._blend(tile, None, None)
+
+    def _blend(
+        self, tile: Tile, probabilities: NDArray[np.uint8] | None, nodata_mask: NDArray[np.bool_] | None
+    ) -> list[Block]:
+        self._ledger.add(tile)
+        seen = tile.window.intersection(self._image)
+        finished = []
+        for row, col, window in blocks_meeting(seen, self.block_size):
+            sums = self._pending.get((row, col)) or self._begin(row, col, window)
+            if probabilities is not None:
+                self._accumulate(sums, tile, window.intersection(seen), window, probabilities, nodata_mask)
+            if self._pending.contribute((row, col), 1) is not None:
+                finished.append(self._finish(row, col, sums))
+        return finished
+
+    def _begin(self, row: int, col: int, window: Window) -> _Sums:
+        size = self.block_size
+        sums = _Sums(np.zeros((len(self._values), size, size), np.uint32), np.zeros((size, size), np.bool_))
+        inside = window.intersection(self._image)
+        rows = self._tiles_over(inside.row, inside.row_end, self._grid.rows)
+        cols = self._tiles_over(inside.col, inside.col_end, self._grid.cols)
+        self._pending.begin((row, col), sums, len(rows) * len(cols))
+        return sums
+
+    def _tiles_over(self, start: int, end: int, count: int) -> range:
+        """Return positions of the tiles (of one axis) whose window meets pixels [start, end)."""
+        stride, size = self._grid.stride, self._grid.tile_size
+        first = max(0, (start - size) // stride + 1)
+        return range(first, min(count - 1, (end - 1) // stride) + 1)
+
+    def _accumulate(
+        self,
+        sums: _Sums,
+        tile: Tile,
+        common: Window,
+        window: Window,
+        probabilities: NDArray[np.uint8],
+        nodata_mask: NDArray[np.bool_] | None,
+    ) -> None:
+        rows, cols = common.relative_to(tile.window)
+        weight = self._ramp[rows, np.newaxis] * self._ramp[np.newaxis, cols]
+        target = common.relative_to(window)
+        sums.weighted[(slice(None), *target)] += probabilities[:, rows, cols].astype(np.uint32) * weight
+        sums.has_data[target] |= True if nodata_mask is None else ~nodata_mask[rows, cols]
+
+    def _finish(self, row: int, col: int, sums: _Sums) -> Block:
+        classes = self._values[sums.weighted.argmax(axis=0)]
+        return Block(row=row, col=col, pixels=np.where(sums.has_data, classes, np.uint8(self._nodata)))
+
+
+def ramp(tile_size: int, margin: int) -> NDArray[np.uint32]:
+    """Return uint32 ``[tile]`` weights: 1, 2, … over the overlap with a neighbour (2 * margin pixels), level between.
+
+    At an outer edge of the image a tile has no neighbour, so its ramp there weighs nothing down.
+    """
+    distance = np.arange(1, tile_size + 1)
+    weights: NDArray[np.uint32] = np.minimum(np.minimum(distance, distance[::-1]), max(1, 2 * margin)).astype(np.uint32)
+    return weights

@@ -1,0 +1,189 @@
+"""A Cloud Optimized GeoTIFF's bytes from compressed blocks. Pure.
+
+Layout: header; the IFD of the mask, then of its overviews, each with its values; then the blocks, smallest overview
+first, the mask last. Source: TIFF 6.0, OGC 21-026 (COG) and GDAL's validate_cloud_optimized_geotiff.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+from xml.sax.saxutils import escape, quoteattr
+
+from kappamask_stream.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kappamask_stream.contract import MaskClass
+
+Compression = Literal["deflate", "zstd"]
+
+_COMPRESSION_CODES = {"deflate": 8, "zstd": 50000}
+_SHORT, _LONG, _ASCII, _DOUBLE = 3, 4, 2, 12
+_FORMATS = {_SHORT: "H", _LONG: "I", _DOUBLE: "d"}
+_LARGEST = 2**32 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CogSpec:
+    """What a mask's file says about itself.
+
+    Attributes
+    ----------
+    height, width : pixels.
+    ulx, uly : upper-left corner of the upper-left pixel, metres in the projection.
+    gsd_m : size of a pixel, metres.
+    epsg : code of the projection.
+    nodata : pixel value without data.
+    classes : values, names and colours.
+    tags : metadata items; ``TIFFTAG_SOFTWARE`` becomes the Software tag.
+    compression : of the blocks.
+    block_size : height and width of a block, pixels; a multiple of 16.
+    """
+
+    height: int
+    width: int
+    ulx: float
+    uly: float
+    gsd_m: float
+    epsg: int
+    nodata: int
+    classes: tuple[MaskClass, ...]
+    tags: Mapping[str, str]
+    compression: Compression = "deflate"
+    block_size: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """The mask or one overview: size in pixels, and its compressed blocks in raster order."""
+
+    height: int
+    width: int
+    blocks: Sequence[bytes]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    tag: int
+    kind: int
+    count: int
+    data: bytes
+
+
+def assemble(spec: CogSpec, levels: Sequence[Level]) -> list[bytes]:
+    """Return the file in pieces, to be written one after the other.
+
+    Parameters
+    ----------
+    levels : the mask, then its overviews from fine to coarse.
+
+    Raises
+    ------
+    OutputError
+        If the file would not fit 32-bit offsets.
+    """
+    sizes = [_ifd_size(_entries(spec, level, i, _offsets_of(level, 0))) for i, level in enumerate(levels)]
+    data_at = 8 + sum(sizes)
+    starts: dict[int, int] = {}
+    for number in reversed(range(len(levels))):
+        starts[number] = data_at
+        data_at += sum(map(len, levels[number].blocks))
+    if data_at > _LARGEST:
+        raise OutputError(f"the mask would have {data_at} bytes, a GeoTIFF of this kind holds {_LARGEST}")
+    pieces = [struct.pack("<2sHI", b"II", 42, 8)]
+    position = 8
+    for number, level in enumerate(levels):
+        following = position + sizes[number] if number + 1 < len(levels) else 0
+        entries = _entries(spec, level, number, _offsets_of(level, starts[number]))
+        pieces.append(_ifd(entries, position, following))
+        position += sizes[number]
+    for level in reversed(levels):
+        pieces.extend(level.blocks)
+    return pieces
+
+
+def _offsets_of(level: Level, start: int) -> list[int]:
+    offsets = []
+    for block in level.blocks:
+        offsets.append(start)
+        start += len(block)
+    return offsets
+
+
+def _entries(spec: CogSpec, level: Level, number: int, offsets: list[int]) -> list[_Entry]:
+    """Return the tags of one IFD, ascending; georeference and metadata stand in the first only."""
+    entries = [
+        _numbers(254, _LONG, [0 if number == 0 else 1]),
+        _numbers(256, _LONG, [level.width]),
+        _numbers(257, _LONG, [level.height]),
+        _numbers(258, _SHORT, [8]),
+        _numbers(259, _SHORT, [_COMPRESSION_CODES[spec.compression]]),
+        _numbers(262, _SHORT, [3]),
+        _numbers(277, _SHORT, [1]),
+        _numbers(284, _SHORT, [1]),
+        _numbers(320, _SHORT, _colour_map(spec.classes)),
+        _numbers(322, _LONG, [spec.block_size]),
+        _numbers(323, _LONG, [spec.block_size]),
+        _numbers(324, _LONG, offsets),
+        _numbers(325, _LONG, [len(block) for block in level.blocks]),
+        _numbers(339, _SHORT, [1]),
+        _text(42113, str(spec.nodata)),
+    ]
+    if number == 0:
+        entries += [
+            _numbers(33550, _DOUBLE, [spec.gsd_m, spec.gsd_m, 0.0]),
+            _numbers(33922, _DOUBLE, [0.0, 0.0, 0.0, spec.ulx, spec.uly, 0.0]),
+            # GeoKeys: projected model, pixel is area, projection by EPSG code (OGC 19-008).
+            _numbers(34735, _SHORT, [1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, spec.epsg]),
+            _text(42112, _gdal_metadata(spec)),
+        ]
+        if "TIFFTAG_SOFTWARE" in spec.tags:
+            entries.append(_text(305, spec.tags["TIFFTAG_SOFTWARE"]))
+    return sorted(entries, key=lambda entry: entry.tag)
+
+
+def _gdal_metadata(spec: CogSpec) -> str:
+    items = {name: value for name, value in spec.tags.items() if not name.startswith("TIFFTAG_")}
+    items |= {f"CLASS_{c.value}": c.name for c in spec.classes}
+    lines = [f"<Item name={quoteattr(name)}>{escape(value)}</Item>" for name, value in sorted(items.items())]
+    return "<GDALMetadata>" + "".join(lines) + "</GDALMetadata>"
+
+
+def _colour_map(classes: Sequence[MaskClass]) -> list[int]:
+    """Return 3 x 256 values of 16 bit: all reds, greens, blues."""
+    colours = {c.value: c.colour for c in classes}
+    return [colours.get(value, (0, 0, 0))[channel] * 257 for channel in range(3) for value in range(256)]
+
+
+def _numbers(tag: int, kind: int, values: Sequence[float]) -> _Entry:
+    return _Entry(tag, kind, len(values), struct.pack(f"<{len(values)}{_FORMATS[kind]}", *values))
+
+
+def _text(tag: int, text: str) -> _Entry:
+    data = text.encode() + b"\0"
+    return _Entry(tag, _ASCII, len(data), data)
+
+
+def _ifd_size(entries: list[_Entry]) -> int:
+    return 2 + 12 * len(entries) + 4 + sum(_padded(len(e.data)) for e in entries if len(e.data) > 4)  # noqa: PLR2004
+
+
+def _padded(length: int) -> int:
+    return length + length % 2
+
+
+def _ifd(entries: list[_Entry], position: int, following: int) -> bytes:
+    """Write one IFD and the values that do not fit into its entries."""
+    values_at = position + 2 + 12 * len(entries) + 4
+    table, values = [struct.pack("<H", len(entries))], b""
+    for entry in entries:
+        head = struct.pack("<HHI", entry.tag, entry.kind, entry.count)
+        if len(entry.data) <= 4:  # noqa: PLR2004 - fits into the entry
+            table.append(head + entry.data.ljust(4, b"\0"))
+        else:
+            table.append(head + struct.pack("<I", values_at + len(values)))
+            values += entry.data.ljust(_padded(len(entry.data)), b"\0")
+    return b"".join(table) + struct.pack("<I", following) + values

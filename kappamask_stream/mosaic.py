@@ -1,0 +1,141 @@
+"""Tiles into finished blocks: each tile's core, exactly, as km_predict does. Pure numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+
+from kappamask_stream.grid import Tile, TileGrid, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+BLOCK_SIZE = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A finished square of the mask.
+
+    Attributes
+    ----------
+    row, col : position in the grid of blocks.
+    pixels : uint8 ``[block, block]``; beyond the image it holds the nodata value.
+    """
+
+    row: int
+    col: int
+    pixels: NDArray[np.uint8]
+
+
+def blocks_meeting(window: Window, size: int) -> Iterator[tuple[int, int, Window]]:
+    """Yield (row, column, window) of the blocks of `size` pixels that a window meets, in raster order."""
+    if window.is_empty:
+        return
+    for row in range(window.row // size, (window.row_end - 1) // size + 1):
+        for col in range(window.col // size, (window.col_end - 1) // size + 1):
+            yield row, col, Window(row * size, col * size, size, size)
+
+
+S = TypeVar("S")
+
+
+class PendingBlocks(Generic[S]):
+    """Blocks begun and not finished: what they hold so far, and how many pixels or tiles they wait for."""
+
+    def __init__(self) -> None:
+        self._states: dict[tuple[int, int], S] = {}
+        self._waits: dict[tuple[int, int], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def get(self, key: tuple[int, int]) -> S | None:
+        """Return what a block holds so far, None if it was not begun."""
+        return self._states.get(key)
+
+    def begin(self, key: tuple[int, int], state: S, waits: int) -> None:
+        """Begin a block that waits for so many contributions."""
+        self._states[key], self._waits[key] = state, waits
+
+    def contribute(self, key: tuple[int, int], amount: int) -> S | None:
+        """Count contributions; return the block's state, and forget it, when it has them all."""
+        self._waits[key] -= amount
+        if self._waits[key]:
+            return None
+        del self._waits[key]
+        return self._states.pop(key)
+
+
+class TileLedger:
+    """Which tiles of a grid were added; each may be once."""
+
+    def __init__(self, grid: TileGrid) -> None:
+        self._grid = grid
+        self._added: set[int] = set()
+
+    def add(self, tile: Tile) -> None:
+        """Note a tile; a second time is an error of the program."""
+        if tile.index in self._added:
+            raise ValueError(f"tile at row {tile.row}, column {tile.col} was added before")
+        self._added.add(tile.index)
+
+    @property
+    def missing(self) -> int:
+        """Number of tiles not yet added."""
+        return len(self._grid) - len(self._added)
+
+
+class CropMosaic:
+    """Keeps each tile's core; holds only blocks that were begun and are not finished.
+
+    Parameters
+    ----------
+    grid : of the tiles.
+    nodata : value of pixels beyond the image in blocks at its edge.
+    block_size : height and width of a block, pixels.
+    """
+
+    def __init__(self, grid: TileGrid, *, nodata: int, block_size: int = BLOCK_SIZE) -> None:
+        self.block_size = block_size
+        self._grid, self._nodata = grid, nodata
+        self._image = Window(0, 0, grid.height, grid.width)
+        self._ledger = TileLedger(grid)
+        self._pending: PendingBlocks[NDArray[np.uint8]] = PendingBlocks()
+
+    @property
+    def missing(self) -> int:
+        """Number of tiles not yet added."""
+        return self._ledger.missing
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of blocks begun and not finished."""
+        return len(self._pending) * self.block_size**2
+
+    def add(self, tile: Tile, labels: NDArray[np.uint8]) -> list[Block]:
+        """Put a tile's core in place; `labels` is uint8 ``[tile, tile]``. Returns the blocks that this completes."""
+        return self._place(tile, labels[tile.core.relative_to(tile.window)])
+
+    def add_constant(self, tile: Tile, value: int) -> list[Block]:
+        """Put a core of one value in place."""
+        return self._place(tile, np.broadcast_to(np.uint8(value), (tile.core.height, tile.core.width)))
+
+    def _place(self, tile: Tile, core: NDArray[np.uint8]) -> list[Block]:
+        self._ledger.add(tile)
+        finished = []
+        for row, col, window in blocks_meeting(tile.core, self.block_size):
+            pixels = self._pending.get((row, col))
+            if pixels is None:
+                pixels = np.full((self.block_size, self.block_size), self._nodata, np.uint8)
+                inside = window.intersection(self._image)
+                self._pending.begin((row, col), pixels, inside.height * inside.width)
+            common = window.intersection(tile.core)
+            pixels[common.relative_to(window)] = core[common.relative_to(tile.core)]
+            if self._pending.contribute((row, col), common.height * common.width) is not None:
+                finished.append(Block(row=row, col=col, pixels=pixels))
+        return finished

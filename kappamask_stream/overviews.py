@@ -1,0 +1,91 @@
+"""Overviews of a mask, block by block as the mask is finished. Pure numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kappamask_stream.mosaic import Block, PendingBlocks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverviewBlock:
+    """A finished block of one overview; level 1 has half the resolution of the mask."""
+
+    level: int
+    block: Block
+
+
+def overview_sizes(height: int, width: int, block_size: int) -> list[tuple[int, int]]:
+    """Return (rows, columns) of all overviews, down to the first that fits into one block."""
+    sizes = []
+    while height > block_size or width > block_size:
+        height, width = -(-height // 2), -(-width // 2)
+        sizes.append((height, width))
+    return sizes
+
+
+def decimate(pixels: NDArray[np.uint8], nodata: int) -> NDArray[np.uint8]:
+    """Halve a block by the majority of each 2 x 2 pixels; uint8 ``[2h, 2w]`` to ``[h, w]``.
+
+    Pixels without data have no vote unless all four are so; of several majorities the lowest class wins.
+    """
+    a, b, c, d = pixels[::2, ::2], pixels[::2, 1::2], pixels[1::2, ::2], pixels[1::2, 1::2]
+    if (a == b).all() and (a == c).all() and (a == d).all():
+        return np.ascontiguousarray(a)
+    # nodata sorts last as 255, so that among equal counts data is before it and lower classes before higher.
+    four = np.sort(np.stack([np.where(p == nodata, np.uint8(255), p) for p in (a, b, c, d)]), axis=0)
+    first, second, third, fourth = four
+    # Sorted, a majority is a run of two or more: at the start (where it wins ties), in the middle, or at the end.
+    winner = np.where(
+        first == second, first, np.where(second == third, second, np.where(third == fourth, third, first))
+    )
+    winner = np.where(winner == 255, first, winner)  # noqa: PLR2004 - nodata outvotes nothing
+    return np.where(winner == 255, np.uint8(nodata), winner)  # noqa: PLR2004
+
+
+class OverviewPyramid:
+    """Takes finished blocks of the mask in any order and gives the overview blocks that they complete.
+
+    Holds, per level, the blocks whose four children are not all there.
+    """
+
+    def __init__(self, height: int, width: int, *, nodata: int, block_size: int) -> None:
+        self._nodata, self._block_size = nodata, block_size
+        self._sizes = [(height, width), *overview_sizes(height, width, block_size)]
+        self._pending: list[PendingBlocks[NDArray[np.uint8]]] = [PendingBlocks() for _ in self._sizes]
+
+    def add(self, block: Block) -> list[OverviewBlock]:
+        """Add a block of the mask; returns finished overview blocks, finest first."""
+        finished = []
+        for level in range(1, len(self._sizes)):
+            parent = self._contribute(level, block)
+            if parent is None:
+                break
+            finished.append(OverviewBlock(level=level, block=parent))
+            block = parent
+        return finished
+
+    def _contribute(self, level: int, child: Block) -> Block | None:
+        """Put a child into its parent at `level`; returns the parent when all its children are in."""
+        size, half = self._block_size, self._block_size // 2
+        key = (child.row // 2, child.col // 2)
+        pixels = self._pending[level].get(key)
+        if pixels is None:
+            pixels = np.full((size, size), self._nodata, np.uint8)
+            self._pending[level].begin(key, pixels, self._children(level, *key))
+        top, left = (child.row % 2) * half, (child.col % 2) * half
+        pixels[top : top + half, left : left + half] = decimate(child.pixels, self._nodata)
+        if self._pending[level].contribute(key, 1) is None:
+            return None
+        return Block(row=key[0], col=key[1], pixels=pixels)
+
+    def _children(self, level: int, row: int, col: int) -> int:
+        height, width = self._sizes[level - 1]
+        rows, cols = -(-height // self._block_size), -(-width // self._block_size)
+        return min(2, rows - 2 * row) * min(2, cols - 2 * col)
