@@ -1,0 +1,227 @@
+"""Read Keras 2 weights from HDF5, trusting nothing: numbers only, every tensor checked, none left over.
+
+A weights file is fetched over plain HTTP, so it is treated as hostile: no pickles, no code (Keras' own loader
+may run some), no links of any kind, no data outside the file, no filter that would load a plugin, no tensor
+that is not finite float32, limits on counts and bytes before anything is allocated.
+
+Both layouts are read: weights alone (``model.save_weights``) and the group ``model_weights`` of a whole model.
+Layers are identified by class and number, as Keras names them in the order of construction; a file whose
+numbers start higher, because its process had built another network before, is renumbered from zero.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from kappamask_stream.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+#: Larger than twice the largest published file (U-Net, 124 MB).
+MAX_BYTES = 1 << 30
+MAX_TENSORS = 4096
+
+#: Filters that are compiled into HDF5 itself; any other would load a shared library.
+_BUILT_IN_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+
+_NUMBERED = re.compile(r"(?P<kind>.+?)(?:_(?P<number>\d+))?")
+
+
+class KerasWeights:
+    """The tensors of one weights file, each of which must be taken exactly once.
+
+    Parameters
+    ----------
+    tensors : values by ``layer/tensor``, e.g. ``conv2d_3/kernel``; float32.
+    origin : what the messages call the file.
+    """
+
+    def __init__(self, tensors: Mapping[str, NDArray[np.float32]], *, origin: str) -> None:
+        self.origin = origin
+        self._left = dict(tensors)
+        self._taken: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<KerasWeights {self.origin}: {len(self._taken)} tensors taken, {len(self._left)} left>"
+
+    def take(self, name: str, shape: Sequence[int | None]) -> NDArray[np.float32]:
+        """Hand out one tensor.
+
+        Parameters
+        ----------
+        name : ``layer/tensor``.
+        shape : what the network needs; None where the file decides (a layer's width).
+
+        Raises
+        ------
+        InputError
+            If the file has no such tensor, or one of another shape.
+        """
+        if name not in self._left:
+            raise InputError(
+                f"{self.origin}: tensor {name} is missing (expected shape {_written(shape)}); "
+                "are these weights of another network or level?"
+            )
+        found = self._left[name].shape
+        if len(found) != len(shape) or any(e not in (None, f) for e, f in zip(shape, found, strict=True)):
+            raise InputError(
+                f"{self.origin}: tensor {name} has shape {_written(found)}, expected {_written(shape)}; "
+                "are these weights of another network or level?"
+            )
+        self._taken.add(name)
+        return self._left.pop(name)
+
+    def has(self, name: str) -> bool:
+        """Tell whether a tensor is there and not yet taken."""
+        return name in self._left
+
+    def finish(self) -> None:
+        """Refuse tensors that the network did not use.
+
+        Raises
+        ------
+        InputError
+            Naming the first of them.
+        """
+        if self._left:
+            first = [f"{name} {_written(values.shape)}" for name, values in sorted(self._left.items())[:3]]
+            raise InputError(
+                f"{self.origin}: {len(self._left)} of {len(self._left) + len(self._taken)} tensors are unknown to the "
+                f"network, first {', '.join(first)}; are these weights of another network?"
+            )
+
+
+def read_keras_weights(path: Path) -> KerasWeights:
+    """Read all tensors of a weights file.
+
+    Parameters
+    ----------
+    path : an HDF5 file as Keras 2 writes it.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file.
+    InputError
+        If it is no HDF5 file, not laid out as Keras 2 does it, or holds anything that is not plain float32 data.
+    """
+    if not path.is_file():
+        raise UsageError(f"no weights file at {path}; give one with --weights or fetch it with `models fetch`")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise InputError(f"{path}: {size} bytes, weights files have at most {MAX_BYTES}")
+    try:
+        with h5py.File(path, "r") as file:
+            root = _group(file, "model_weights", str(path)) if "model_weights" in file else file
+            tensors = dict(_tensors(root, str(path)))
+    # h5py tells damage by whatever exception the library's error stack maps to.
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, UnicodeError) as error:
+        raise InputError(f"{path}: not a readable Keras HDF5 weights file: {error}") from error
+    return KerasWeights(_renumbered(tensors), origin=path.name)
+
+
+def _tensors(root: h5py.Group, origin: str) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield ``layer/tensor`` and values in the order of the file's own lists, within the limits."""
+    total = count = 0
+    for layer in _names(root, "layer_names", origin):
+        group = _group(root, layer, origin)
+        for path in _names(group, "weight_names", origin):
+            dataset = _dataset(group, path, f"{origin}: tensor {layer}/{path}")
+            total, count = total + dataset.size * 4, count + 1
+            if total > MAX_BYTES or count > MAX_TENSORS:
+                raise InputError(
+                    f"{origin}: {count} tensors with {total} bytes, at most {MAX_TENSORS} with {MAX_BYTES} are read"
+                )
+            yield f"{layer}/{PurePosixPath(path).name.partition(':')[0]}", _values(dataset, f"{origin}: {layer}/{path}")
+
+
+def _names(group: h5py.Group, attribute: str, origin: str) -> list[str]:
+    """Read a list of names; Keras splits long ones over ``name0``, ``name1``, …"""
+    attributes = group.attrs
+    if attribute in attributes:
+        parts = [attributes[attribute]]
+    else:
+        parts = []
+        while f"{attribute}{len(parts)}" in attributes:
+            parts.append(attributes[f"{attribute}{len(parts)}"])
+    if not parts:
+        raise InputError(f"{origin}: group {group.name} has no attribute {attribute}: not a Keras 2 weights file")
+    names = [n.decode("utf-8") if isinstance(n, bytes) else str(n) for part in parts for n in np.atleast_1d(part)]
+    if len(names) > MAX_TENSORS or len(set(names)) != len(names):
+        raise InputError(f"{origin}: attribute {attribute} of {group.name} lists {len(names)} names, not all different")
+    return names
+
+
+def _group(parent: h5py.Group, path: str, origin: str) -> h5py.Group:
+    found = _member(parent, path, f"{origin}: group {path}")
+    if not isinstance(found, h5py.Group):
+        raise InputError(f"{origin}: {path} is a {type(found).__name__}, expected a group")
+    return found
+
+
+def _dataset(parent: h5py.Group, path: str, what: str) -> h5py.Dataset:
+    found = _member(parent, path, what)
+    if not isinstance(found, h5py.Dataset):
+        raise InputError(f"{what} is a {type(found).__name__}, expected a dataset")
+    if found.is_virtual or found.external:
+        raise InputError(f"{what} keeps its data outside the file: refused")
+    plist = found.id.get_create_plist()
+    foreign = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())} - _BUILT_IN_FILTERS
+    if foreign:
+        raise InputError(f"{what} is compressed with filter {sorted(foreign)}, expected none or gzip")
+    if found.dtype.kind != "f" or found.dtype.itemsize != np.dtype(np.float32).itemsize:
+        raise InputError(f"{what} has type {found.dtype}, expected float32")
+    return found
+
+
+def _member(parent: h5py.Group, path: str, what: str) -> Any:
+    """Follow a path of hard links below `parent`, and no other kind of link."""
+    found: Any = parent
+    for part in PurePosixPath(path).parts:
+        if part in {"/", "..", "."} or not isinstance(found, h5py.Group):
+            raise InputError(f"{what}: the path leaves its group: refused")
+        link = found.get(part, getlink=True)
+        if link is None:
+            raise InputError(f"{what} is missing although the file lists it")
+        if not isinstance(link, h5py.HardLink):
+            raise InputError(f"{what} is reached through a {type(link).__name__}, expected plain data: refused")
+        found = found[part]
+    return found
+
+
+def _values(dataset: h5py.Dataset, what: str) -> NDArray[np.float32]:
+    values = np.asarray(dataset[...], dtype=np.float32)
+    broken = int(values.size - np.count_nonzero(np.isfinite(values)))
+    if broken:
+        raise InputError(f"{what}: {broken} of {values.size} values are not finite")
+    return values
+
+
+def _renumbered(tensors: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """Let each class of layers start at number 0, without closing gaps (layers that lead nowhere are not stored)."""
+    numbers: dict[str, list[int]] = defaultdict(list)
+    parsed = {}
+    for name in tensors:
+        layer, _, tensor = name.rpartition("/")
+        match = _NUMBERED.fullmatch(layer)
+        kind, number = (match["kind"], int(match["number"] or 0)) if match else (layer, 0)
+        numbers[kind].append(number)
+        parsed[name] = kind, number, tensor
+    renumbered = {}
+    for name, (kind, number, tensor) in parsed.items():
+        left = number - min(numbers[kind])
+        renumbered[f"{kind}_{left}/{tensor}" if left else f"{kind}/{tensor}"] = tensors[name]
+    return renumbered
+
+
+def _written(shape: Sequence[int | None]) -> str:
+    return "(" + ", ".join("*" if n is None else str(n) for n in shape) + ")"
