@@ -14,7 +14,6 @@ import imagecodecs
 
 from kappamask_stream.cog.tiff import CogSpec, Level, assemble
 from kappamask_stream.errors import OutputError
-from kappamask_stream.mosaic import Block
 from kappamask_stream.overviews import OverviewPyramid, overview_sizes
 
 if TYPE_CHECKING:
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from kappamask_stream.mosaic import Block
 
 #: Level 6 of zlib and 9 of Zstandard: what GDAL takes; more costs time and saves under 2 % on masks.
 _DEFLATE_LEVEL = 6
