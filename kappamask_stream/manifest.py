@@ -9,22 +9,43 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream.errors import ProductError
 from kappamask_stream.metadata import XML_LIMIT, parse_xml
+from kappamask_stream.names import band_of_file, checked_path
+from kappamask_stream.product import product_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from xml.etree.ElementTree import Element
 
     from kappamask_stream.sources import Source
 
 _MANIFEST = "manifest.safe"
+#: Bytes of a file that are in memory at once, and files that are read at once.
 _CHUNK = 4 * 1024 * 1024
+_FILES_AT_ONCE = 4
+#: Faults that a message names.
 _NAMED = 5
-#: Checksum names that manifests use -> hashlib's.
-_ALGORITHMS = {"MD5": "md5", "SHA3-256": "sha3_256", "SHA-256": "sha256", "SHA256": "sha256", "SHA-512": "sha512"}
+#: Checksum names, lower case without separators -> hashlib's name and hexadecimal digits.
+_ALGORITHMS = {
+    "md5": ("md5", 32),
+    "sha1": ("sha1", 40),
+    "sha256": ("sha256", 64),
+    "sha512": ("sha512", 128),
+    "sha3256": ("sha3_256", 64),
+    "sha3512": ("sha3_512", 128),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestEntry:
-    """One file of the manifest: path, size in bytes, checksum in lower-case hexadecimal and its algorithm."""
+    """One file of a manifest.
+
+    Attributes
+    ----------
+    path : relative to the product.
+    size : bytes.
+    algorithm : as hashlib names it.
+    checksum : lower-case hexadecimal.
+    """
 
     path: str
     size: int
@@ -33,79 +54,137 @@ class ManifestEntry:
 
     @property
     def is_needed(self) -> bool:
-        """True for pixels and metadata; pages, previews and quality reports may be missing."""
-        return "/IMG_DATA/" in self.path or self.path.rpartition("/")[2].startswith("MTD_")
-
-
-def parse_manifest(data: bytes, name: str) -> list[ManifestEntry]:
-    """Read the files with checksums out of a manifest.
-
-    Raises
-    ------
-    ProductError
-        If it is malformed, lists nothing, or uses a checksum that is not known.
-    """
-    entries = []
-    for stream in parse_xml(data, name).iter("byteStream"):
-        location, checksum = stream.find("fileLocation"), stream.find("checksum")
-        if location is None or checksum is None:
-            continue
-        path = (location.get("href") or "").removeprefix("./")
-        algorithm = _ALGORITHMS.get((checksum.get("checksumName") or "").upper())
-        size = stream.get("size") or ""
-        if algorithm is None or not size.isdigit():
-            raise ProductError(f"{name}: {path} has checksum {checksum.get('checksumName')!r} and size {size!r}")
-        entries.append(
-            ManifestEntry(
-                path=path, size=int(size), algorithm=algorithm, checksum=(checksum.text or "").strip().lower()
-            )
-        )
-    if not entries:
-        raise ProductError(f"{name} lists no file with a checksum")
-    return entries
+        """True for what masks are made from: bands, and the XML of product and granule (not previews and reports)."""
+        if "/IMG_DATA/" in self.path:
+            band = band_of_file(self.path)
+            return band is None or band[0] != "TCI"
+        is_granule = self.path.startswith("GRANULE/") and self.path.endswith("/MTD_TL.xml")
+        return is_granule or self.path.startswith("MTD_")
 
 
 async def verify(source: Source, on_progress: Callable[[int, int], None] | None = None) -> list[str]:
-    """Compare all files with the manifest; calls ``on_progress(files done, files)``.
+    """Compare size and checksum of all files that the manifest lists.
+
+    Parameters
+    ----------
+    source : the product, or the folder around it.
+    on_progress : called with bytes done and bytes in all, on the event loop.
 
     Returns
     -------
-    Remarks about files that a mask does not need and that are missing or differ.
+    Remarks on files that are missing and that masks do not need: previews, reports, masks of quality.
 
     Raises
     ------
     ProductError
-        Naming the first files whose size or checksum differs or that are missing.
+        If there is no manifest, or naming the first files that differ from it or are needed and missing.
     """
+    source = await product_source(source)
     listing = await source.files()
-    name = f"{_MANIFEST} of {source.label}"
-    entries = parse_manifest(await source.read_all(_MANIFEST, limit=XML_LIMIT), name)
-    faults: list[str] = []
-    remarks: list[str] = []
-    for number, entry in enumerate(entries):
-        fault = await _fault(source, entry, listing.get(entry.path))
-        if fault is not None:
-            (faults if entry.is_needed else remarks).append(fault)
-        if on_progress is not None:
-            on_progress(number + 1, len(entries))
+    where = f"{source.label}/{_MANIFEST}"
+    if _MANIFEST not in listing:
+        raise ProductError(f"{where} is missing: without it nothing can be verified; fetch the product again")
+    data = await source.read_all(_MANIFEST, limit=XML_LIMIT)
+    entries = await asyncio.to_thread(parse_manifest, data, where)
+    missing = [entry for entry in entries if entry.path not in listing]
+    remarks = [f"{entry.path} is missing, masks do not need it" for entry in missing if not entry.is_needed]
+    faults = {entry.path: "is missing" for entry in missing if entry.is_needed}
+    faults |= await _compare(source, [entry for entry in entries if entry.path in listing], listing, on_progress)
     if faults:
-        more = f" and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+        # In the manifest's order, whatever order the files were read in.
+        named = [f"{entry.path.rpartition('/')[2]} {faults[entry.path]}" for entry in entries if entry.path in faults]
+        more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
         raise ProductError(
-            f"{source.label} differs from its manifest: {'; '.join(faults[:_NAMED])}{more}: fetch these files again"
+            f"{source.label}: {len(named)} of {len(entries)} files are not as {_MANIFEST} says: "
+            f"{'; '.join(named[:_NAMED])}{more}: fetch the product again"
         )
     return remarks
 
 
-async def _fault(source: Source, entry: ManifestEntry, size: int | None) -> str | None:
-    """Say how a file differs from its entry, None where it does not."""
-    if size is None:
-        return f"{entry.path} is missing"
-    if size != entry.size:
-        return f"{entry.path} has {size} bytes, the manifest says {entry.size}"
-    digest = hashlib.new(entry.algorithm)
-    for start in range(0, size, _CHUNK):
-        data = await source.read(entry.path, start, min(_CHUNK, size - start))
+def parse_manifest(data: bytes, where: str) -> list[ManifestEntry]:
+    """Read the files that a manifest lists, each once.
+
+    Raises
+    ------
+    ProductError
+        If it is malformed, lists no band, leads out of the product, or uses a checksum that is not known.
+    """
+    entries: dict[str, ManifestEntry] = {}
+    for stream in _named(parse_xml(data, where), "byteStream"):
+        entry = _entry(stream, where)
+        if entries.setdefault(entry.path, entry) != entry:
+            raise ProductError(f"{where} lists {entry.path} twice, with different checksums or sizes")
+    if not any(entry.is_needed for entry in entries.values()):
+        raise ProductError(f"{where} lists {len(entries)} files, none of them a band: it is incomplete")
+    return list(entries.values())
+
+
+def _entry(stream: Element, where: str) -> ManifestEntry:
+    """Read one ``byteStream`` element."""
+    location = next(_named(stream, "fileLocation"), None)
+    checksum = next(_named(stream, "checksum"), None)
+    if location is None or checksum is None:
+        raise ProductError(f"{where}: a byteStream has no fileLocation or no checksum")
+    path = checked_path(location.get("href", ""), said_by=f"{where}: fileLocation")
+    name = checksum.get("checksumName", "")
+    algorithm, digits = _ALGORITHMS.get(name.lower().replace("-", "").replace("_", ""), ("", 0))
+    text, size = (checksum.text or "").strip().lower(), stream.get("size", "")
+    if not algorithm:
+        raise ProductError(f"{where}: {path} has a checksum named {name[:40]!r}, known are {', '.join(_ALGORITHMS)}")
+    if len(text) != digits or not set(text) <= set("0123456789abcdef"):
+        raise ProductError(f"{where}: {path} has the {name} checksum {text[:80]!r}, not {digits} hexadecimal digits")
+    if not (size.isascii() and size.isdigit()):
+        raise ProductError(f"{where}: {path} has the size {size[:40]!r}, not a number of bytes")
+    return ManifestEntry(path=path, size=int(size), algorithm=algorithm, checksum=text)
+
+
+def _named(root: Element, name: str) -> Iterator[Element]:
+    return (element for element in root.iter() if element.tag.rpartition("}")[2] == name)
+
+
+async def _compare(
+    source: Source,
+    entries: Sequence[ManifestEntry],
+    listing: Mapping[str, int],
+    on_progress: Callable[[int, int], None] | None,
+) -> dict[str, str]:
+    """Return path -> what is wrong, for files that are there; a file of another size is not read."""
+    faults = {
+        entry.path: f"has {listing[entry.path]} bytes, not {entry.size}"
+        for entry in entries
+        if listing[entry.path] != entry.size
+    }
+    readable = [entry for entry in entries if entry.path not in faults]
+    done, total = 0, sum(entry.size for entry in readable)
+    waiting = iter(readable)
+
+    def count(length: int) -> None:
+        nonlocal done
+        done += length
+        if on_progress is not None:
+            on_progress(done, total)
+
+    async def worker() -> None:
+        for entry in waiting:
+            try:
+                found = await _checksum(source, entry, count)
+            except ProductError as error:
+                faults[entry.path] = f"cannot be read ({error})"
+            else:
+                if found != entry.checksum:
+                    faults[entry.path] = f"has the {entry.algorithm} checksum {found}, not {entry.checksum}"
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(_FILES_AT_ONCE):
+            tasks.create_task(worker())
+    return faults
+
+
+async def _checksum(source: Source, entry: ManifestEntry, count: Callable[[int], None]) -> str:
+    """Read a file chunk by chunk; reading and hashing are done in threads."""
+    digest = hashlib.new(entry.algorithm, usedforsecurity=False)
+    for start in range(0, entry.size, _CHUNK):
+        data = await source.read(entry.path, start, min(_CHUNK, entry.size - start))
         await asyncio.to_thread(digest.update, data)
-    if digest.hexdigest() != entry.checksum:
-        return f"{entry.path} has checksum {digest.hexdigest()[:16]}…, the manifest says {entry.checksum[:16]}…"
-    return None
+        count(len(data))
+    return digest.hexdigest()

@@ -16,6 +16,15 @@ _PRODUCT = re.compile(
     r"(?:_N(?P<baseline>\d{4}))?_R(?P<orbit>\d{3})_T(?P<tile>\d{2}[A-Z]{3})_(?P<discriminator>[0-9A-Z]{1,32})",
     re.ASCII,
 )
+#: ``T29UNU_20221005T115411_B02_10m`` (L2A), ``T46RER_20210908T042701_B02`` (L1C); L2A of 2017 puts ``L2A_`` before.
+_BAND_STEM = re.compile(r"(?:.*_)?(?P<band>B\d[\dA]|AOT|WVP|SCL|TCI)(?:_(?P<gsd>10|20|60)m)?")
+_GSD_FOLDER = re.compile(r"R(10|20|60)m")
+#: Each band's own resolution, which L1C file names leave out.
+_OWN_GSD_M = {
+    **dict.fromkeys(("B02", "B03", "B04", "B08", "TCI"), 10),
+    **dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12"), 20),
+    **dict.fromkeys(("B01", "B09", "B10"), 60),
+}
 _SUFFIX = re.compile(r"[A-Za-z0-9]{1,16}", re.ASCII)
 
 
@@ -121,6 +130,18 @@ def checked_path(path: str, *, said_by: str) -> str:
     if path.startswith("/") or not parts or ".." in parts or "\\" in path or not path.isprintable():
         raise ProductError(f"{said_by}: {path[:200]!r} is no path inside a product")
     return "/".join(parts)
+
+
+def band_of_file(path: str) -> tuple[str, int] | None:
+    """Return band and ground sampling distance in metres that an image file's path stands for, None for others."""
+    folder, _, file = path.rpartition("/")
+    found = _BAND_STEM.fullmatch(file.rpartition(".")[0])
+    if found is None:
+        return None
+    in_folder = _GSD_FOLDER.fullmatch(folder.rpartition("/")[2])
+    said = found["gsd"] or (in_folder[1] if in_folder else None)
+    gsd_m = int(said) if said else _OWN_GSD_M.get(found["band"])
+    return None if gsd_m is None else (found["band"], gsd_m)
 
 
 def _is_time(text: str) -> bool:
