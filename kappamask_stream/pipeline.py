@@ -24,7 +24,7 @@ from kappamask_stream.cog import CogSpec, CogStream
 from kappamask_stream.errors import InferenceError, KappaMaskError, ProductError
 from kappamask_stream.grid import TileGrid
 from kappamask_stream.inference import InferResult, InFlightWindow, RetryPolicy, TileRequest, infer_with_retry
-from kappamask_stream.jp2 import DecodePlan, TileStream, index_bands
+from kappamask_stream.jp2 import DecodePlan, TileStream, bands_of, index_bands
 from kappamask_stream.mosaic import CropMosaic
 from kappamask_stream.nodata import nodata_mask
 from kappamask_stream.output import MaskOptions, OutputPlan
@@ -311,7 +311,8 @@ class _Job:
                     f"{path} of {self.product.name} has {found[0]} x {found[1]} pixels, the metadata says "
                     f"{said[0]} x {said[1]} for {gsd_m} m: the file or MTD_TL.xml is wrong ({band})"
                 )
-        return plan_of(self.contract, self.grid, {key: indexes[path] for key, path in paths.items()}, paths)
+        bands = bands_of(self.contract, {key: indexes[path] for key, path in paths.items()}, paths)
+        return DecodePlan.of(bands, self.grid)
 
     def _cog_spec(self) -> CogSpec:
         return CogSpec(

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 #: Keras' default, which the networks were trained with.
 BATCH_NORM_EPSILON = 1e-3
 
+#: Name of the sum at the end of the entry flow.
+ENTRY_FLOW = "entry_flow"
+
+#: Tensors behind which an engine may compute in bfloat16: with the entry flow in float32, 0.988 instead of 0.965 of the
+#: pixels keep their class on the worst golden tile, for a fifth more time.
+REDUCED_PRECISION_FROM = (ENTRY_FLOW, "separable_conv2d_3")
+
+ENTRY_FLOW_BLOCKS = 3
 MIDDLE_FLOW_UNITS = 8
 ASPP_RATES = (6, 12, 18)
 
@@ -64,12 +72,13 @@ def _entry_flow(layers: _Layers, x: FeatureMap) -> tuple[FeatureMap, FeatureMap]
     x = layers.conv_bn(graph.pad_symmetric(x, 0, 1), 0, norm=0, kernel=3, stride=2, relu=True)  # [32, 256, 256]
     x = layers.conv_bn(graph.pad_symmetric(x, 1, 1), 1, norm=1, kernel=3, relu=True)  # [64, 256, 256]
     shortcut, features = x, []
-    for block in range(3):  # [128, 128, 128], [256, 64, 64], [728, 32, 32]
+    for block in range(ENTRY_FLOW_BLOCKS):  # [128, 128, 128], [256, 64, 64], [728, 32, 32]
         y = layers.separable_bn(x if block == 0 else graph.relu(x), 2 * block, norm=3 * block + 2, relu=True)
         y = layers.separable_bn(y, 2 * block + 1, norm=3 * block + 3)
         shortcut = layers.conv_bn(shortcut, block + 2, norm=3 * block + 4, kernel=1, stride=2)
         # Mirroring repeats what the last window holds already: MaxPool's own padding gives the same maximum.
-        x = graph.add(shortcut, graph.max_pool(y, kernel=3, stride=2, pads=(0, 1)))
+        pooled = graph.max_pool(y, kernel=3, stride=2, pads=(0, 1))
+        x = graph.add(shortcut, pooled, name=ENTRY_FLOW if block == ENTRY_FLOW_BLOCKS - 1 else None)
         features.append(y)
     return features[1], x
 

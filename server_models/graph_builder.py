@@ -151,13 +151,13 @@ class GraphBuilder:
         )
         return FeatureMap(name=name, channels=oihw.shape[0], size=size)
 
-    def relu(self, x: FeatureMap) -> FeatureMap:
+    def relu(self, x: FeatureMap, *, name: str | None = None) -> FeatureMap:
         """Clamp at 0 from below."""
-        return FeatureMap(name=self.op("Relu", x.name), channels=x.channels, size=x.size)
+        return FeatureMap(name=self.op("Relu", x.name, name=name), channels=x.channels, size=x.size)
 
-    def add(self, a: FeatureMap, b: FeatureMap) -> FeatureMap:
+    def add(self, a: FeatureMap, b: FeatureMap, *, name: str | None = None) -> FeatureMap:
         """Add two feature maps of equal shape."""
-        return FeatureMap(name=self.op("Add", a.name, b.name), channels=a.channels, size=a.size)
+        return FeatureMap(name=self.op("Add", a.name, b.name, name=name), channels=a.channels, size=a.size)
 
     def concat(self, *maps: FeatureMap) -> FeatureMap:
         """Join along the channels."""

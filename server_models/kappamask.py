@@ -4,9 +4,9 @@ The constants are km_predict 2.4's. A served graph holds everything from digital
 
     DN_10M, DN_20M, DN_60M, OFFSET, SCALE -> pre-processing (float32) -> network -> LABELS, PROBABILITIES
 
-``f32`` and ``bf16`` are the same file but for its metadata: bfloat16 is something an engine does on a CPU that has
-it, and it must do so behind the tensors named in the metadata's `FLOAT32_UNTIL` only. ``fp16`` stores the network
-in half precision, for GPUs.
+``f32`` and ``bf16`` are the same nodes: bfloat16 is something an engine does on a CPU that has it, and it must do so
+only behind the tensors that the metadata entry `FLOAT32_UNTIL` names (`openvino_engine` does). ``fp16`` stores the
+network in half precision, for GPUs.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ import numpy as np
 
 from kappamask_stream.contract import FAULT_LABEL, BandGroup, MaskClass, ModelContract
 from kappamask_stream.errors import OutputError, UsageError
-from server_models.deeplabv3plus import deeplabv3plus
+from server_models import deeplabv3plus, unet
 from server_models.graph_builder import GraphBuilder
 from server_models.hdf5_weights import read_keras_weights
 from server_models.kappamask_preprocess import INPUT_MAGNITUDE, NORMALISED, preprocess, total
-from server_models.unet import unet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,8 +55,8 @@ CLASSES = (
 MISSING = 5
 
 #: Per precision, the share of pixels on which a built model's classes must equal float32's (for float32 itself: the
-#: reference's). Measured on golden tiles: see docs/models.md.
-MIN_AGREEMENT = {"f32": 0.9995, "bf16": 0.95, "fp16": 0.99}
+#: reference's): a little below the worst of the golden tiles, which is 0.99994, 0.9881 and 0.9964.
+MIN_AGREEMENT = {"f32": 0.9995, "bf16": 0.98, "fp16": 0.995}
 
 _WEIGHTS_SOURCE = (
     "a Keras HDF5 file as KappaZeta publishes at http://kappamask.s3-website.eu-central-1.amazonaws.com/model_weights; "
@@ -75,6 +74,7 @@ class _Variant:
     Attributes
     ----------
     divisors : per channel in the network's order, the share of full scale (65535) that becomes 1.0 (``max_v``).
+    reduced_precision_from : tensors behind which an engine may compute in bfloat16.
     activation : ONNX operator that makes probabilities of logits.
     """
 
@@ -82,6 +82,7 @@ class _Variant:
     architecture: str
     divisors: dict[str, float]
     network: Network
+    reduced_precision_from: tuple[str, ...]
     activation: str
 
 
@@ -104,7 +105,8 @@ _VARIANTS = {
             "B11": 0.24786755442619324,
             "B12": 0.24827954173088074,
         },
-        network=deeplabv3plus,
+        network=deeplabv3plus.deeplabv3plus,
+        reduced_precision_from=deeplabv3plus.REDUCED_PRECISION_FROM,
         activation="Softmax",
     ),
     "kappamask_l1c_unet": _Variant(
@@ -125,7 +127,8 @@ _VARIANTS = {
             "B11": 0.203,
             "B12": 0.208,
         },
-        network=unet,
+        network=unet.unet,
+        reduced_precision_from=unet.REDUCED_PRECISION_FROM,
         activation="Sigmoid",
     ),
     "kappamask_l2a_deeplabv3plus": _Variant(
@@ -147,7 +150,8 @@ _VARIANTS = {
             "B12": 0.2401922643184662,
             "WVP": 0.14035248756408691,
         },
-        network=deeplabv3plus,
+        network=deeplabv3plus.deeplabv3plus,
+        reduced_precision_from=deeplabv3plus.REDUCED_PRECISION_FROM,
         activation="Softmax",
     ),
     "kappamask_l2a_unet": _Variant(
@@ -168,7 +172,8 @@ _VARIANTS = {
             "B12": 0.23524834215641022,
             "WVP": 0.07557793706655502,
         },
-        network=unet,
+        network=unet.unet,
+        reduced_precision_from=unet.REDUCED_PRECISION_FROM,
         activation="Sigmoid",
     ),
 }
@@ -277,10 +282,11 @@ def build_graph(contract: ModelContract, weights: KerasWeights) -> onnx.ModelPro
     ready = preprocess(graph, contract.inputs, contract.channels, size=size)
     logits = variant.network(graph, graph.to_network(ready.x), weights, classes=len(contract.probability_classes))
     labels, probabilities = _answers(graph, ready, logits, variant.activation)
+    float32_until = variant.reduced_precision_from if contract.precision == "bf16" else (NORMALISED,)
     metadata = {
         "contract": contract.to_json(),
         "precision": contract.precision,
-        FLOAT32_UNTIL: f"{NORMALISED},{INPUT_MAGNITUDE}",
+        FLOAT32_UNTIL: ",".join([*float32_until, INPUT_MAGNITUDE]),
     }
     outputs: dict[str, tuple[type[np.generic], Sequence[int]]] = {
         labels: (np.uint8, (size, size)),

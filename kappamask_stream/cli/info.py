@@ -70,3 +70,27 @@ def _document(product: Product, bands: dict[tuple[str, int], tuple[int, Codestre
             for (band, gsd), (size, index) in bands.items()
         ],
     }
+
+
+def _page(description: dict[str, Any]) -> str:
+    """Lay the description out for people."""
+    rows, cols = next(iter(description["sizes"].values()))
+    offsets = sorted(set(description["offsets"].values()))
+    lines = [
+        description["product"],
+        f"  {description['satellite']}, {description['level']}, processing baseline {description['baseline']}",
+        f"  tile {description['tile']}, sensed {description['sensing_time']}",
+        f"  EPSG:{description['epsg']}, upper left {description['upper_left_m'][0]:.0f}, "
+        f"{description['upper_left_m'][1]:.0f} m; {rows} x {cols} pixels at the finest resolution",
+        f"  offsets {', '.join(f'{value:g}' for value in offsets)} DN; "
+        f"{description['grid']['tiles']} tiles of 512 pixels (10 m), {description['grid']['tiles_with_data']} hold data; "
+        f"reading all bands takes {description['grid']['memory_bytes'] / 2**20:.0f} MB for decoded pixels",
+        "",
+        f"  {'band':<5}{'m':>3}{'rows':>8}{'columns':>9}{'MB':>8}  codestream",
+    ]
+    lines += [
+        f"  {b['band']:<5}{b['gsd_m']:>3}{b['height']:>8}{b['width']:>9}{b['bytes'] / 1e6:>8.1f}  "
+        f"{b['codestream_tiles']} {b['layout']}"
+        for b in description["bands"]
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,87 @@
+"""What the client runs in the server's environment: ``python -m server_models COMMAND``; prints JSON lines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from kappamask_stream.errors import KappaMaskError
+
+
+def _say(**event: Any) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def _verify(_: argparse.Namespace) -> None:
+    """Import what serving needs and find Triton's files."""
+    import numpy as np
+    import onnx
+    import onnxruntime
+    import openvino
+
+    from server_models.tritonserver import libpython_folder, triton_files
+
+    triton_files()
+    libpython_folder()
+    versions = {"numpy": np, "onnx": onnx, "onnxruntime": onnxruntime, "openvino": openvino}
+    _say(event="verified", versions={name: module.__version__ for name, module in versions.items()})
+
+
+def _list(args: argparse.Namespace) -> None:
+    from server_models.registry import known_models
+    from server_models.repository import built_contract, is_current
+
+    for name, model in sorted(known_models().items()):
+        contract = built_contract(name, args.repository)
+        _say(
+            event="model",
+            name=name,
+            description=model.description,
+            built=contract is not None,
+            current=is_current(name, args.repository),
+            weights_sha256=contract.weights_sha256 if contract else None,
+        )
+
+
+def _build(args: argparse.Namespace) -> None:
+    from server_models.repository import build_model
+
+    contract = build_model(args.model, args.repository, args.flavour, weights=args.weights)
+    _say(event="built", model=contract.name, path=str(args.repository / contract.name))
+
+
+def _supervise(args: argparse.Namespace) -> None:
+    from server_models.supervisor import supervise
+
+    supervise(args.state, args.repository)
+
+
+def main() -> None:
+    """Run one command; an error of ours is a JSON line on stdout and exit code 1."""
+    parser = argparse.ArgumentParser(prog="python -m server_models")
+    commands = parser.add_subparsers(required=True)
+    repository = argparse.ArgumentParser(add_help=False)
+    repository.add_argument("--repository", type=Path, required=True)
+    commands.add_parser("verify").set_defaults(command=_verify)
+    commands.add_parser("list", parents=[repository]).set_defaults(command=_list)
+    build = commands.add_parser("build", parents=[repository])
+    build.add_argument("model")
+    build.add_argument("--flavour", choices=["python", "onnxruntime"], default="python")
+    build.add_argument("--weights", type=Path)
+    build.set_defaults(command=_build)
+    supervisor = commands.add_parser("supervise", parents=[repository])
+    supervisor.add_argument("--state", type=Path, required=True)
+    supervisor.set_defaults(command=_supervise)
+    args = parser.parse_args()
+    try:
+        args.command(args)
+    except KappaMaskError as error:
+        _say(event="error", kind=type(error).__name__, message=str(error))
+        raise SystemExit(1) from None
+
+
+main()
