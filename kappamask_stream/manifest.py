@@ -56,8 +56,7 @@ class ManifestEntry:
     def is_needed(self) -> bool:
         """True for what masks are made from: bands, and the XML of product and granule (not previews and reports)."""
         if "/IMG_DATA/" in self.path:
-            band = band_of_file(self.path)
-            return band is None or band[0] != "TCI"
+            return band_of_file(self.path) is not None
         is_granule = self.path.startswith("GRANULE/") and self.path.endswith("/MTD_TL.xml")
         return is_granule or self.path.startswith("MTD_")
 

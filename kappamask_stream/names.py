@@ -17,11 +17,11 @@ _PRODUCT = re.compile(
     re.ASCII,
 )
 #: ``T29UNU_20221005T115411_B02_10m`` (L2A), ``T46RER_20210908T042701_B02`` (L1C); L2A of 2017 puts ``L2A_`` before.
-_BAND_STEM = re.compile(r"(?:.*_)?(?P<band>B\d[\dA]|AOT|WVP|SCL|TCI)(?:_(?P<gsd>10|20|60)m)?")
+_BAND_STEM = re.compile(r"(?:.*_)?(?P<band>B\d[\dA]|AOT|WVP|SCL)(?:_(?P<gsd>10|20|60)m)?")
 _GSD_FOLDER = re.compile(r"R(10|20|60)m")
 #: Each band's own resolution, which L1C file names leave out.
 _OWN_GSD_M = {
-    **dict.fromkeys(("B02", "B03", "B04", "B08", "TCI"), 10),
+    **dict.fromkeys(("B02", "B03", "B04", "B08"), 10),
     **dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12"), 20),
     **dict.fromkeys(("B01", "B09", "B10"), 60),
 }
@@ -133,7 +133,10 @@ def checked_path(path: str, *, said_by: str) -> str:
 
 
 def band_of_file(path: str) -> tuple[str, int] | None:
-    """Return band and ground sampling distance in metres that an image file's path stands for, None for others."""
+    """Return band and ground sampling distance in metres that an image file's path stands for.
+
+    None for other files, also for the true colour image (TCI): it is a preview in three 8-bit components, no band.
+    """
     folder, _, file = path.rpartition("/")
     found = _BAND_STEM.fullmatch(file.rpartition(".")[0])
     if found is None:

@@ -85,6 +85,8 @@ def test_a_served_contract_cannot_name_other_paths(suffix: str, gsd_m: int) -> N
         ("B09.jp2", ("B09", 60)),
         ("GRANULE/x/IMG_DATA/R20m/T29UNU_20221005T115411_SCL_20m.jp2", ("SCL", 20)),
         ("GRANULE/x/IMG_DATA/T29UNU_20221005T115411_SCL.jp2", None),
+        ("GRANULE/x/IMG_DATA/R10m/T29UNU_20221005T115411_TCI_10m.jp2", None),
+        ("GRANULE/x/IMG_DATA/T46RER_20210908T042701_TCI.jp2", None),
         ("GRANULE/x/QI_DATA/MSK_CLDPRB_20m.jp2", None),
         ("GRANULE/x/IMG_DATA/R20m/T29UNU_20221005T115411_B02_30m.jp2", None),
         ("GRANULE/x/IMG_DATA/R20m/T29UNU_20221005T115411_B02_20m (copy).jp2", None),
