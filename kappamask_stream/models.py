@@ -48,7 +48,7 @@ class ModelChoice:
         """
         if self.model == "kappamask":
             return
-        given = {"--architecture": self.architecture, "--weights": self.weights}
+        given: dict[str, object] = {"--architecture": self.architecture, "--weights": self.weights}
         if self.precision not in (None, "f32"):
             given["--precision"] = self.precision
         for flag, value in given.items():

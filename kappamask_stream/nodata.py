@@ -28,10 +28,11 @@ def nodata_mask(tensors: Mapping[str, NDArray[np.uint16]], contract: ModelContra
     """
     holds_data = np.zeros((contract.tile_size, contract.tile_size), np.bool_)
     for group in contract.inputs:
-        holds_data |= _at_mask_resolution(np.bitwise_or.reduce(tensors[group.tensor], axis=0) != 0, group, contract)
+        some_band: NDArray[np.bool_] = np.not_equal(np.bitwise_or.reduce(tensors[group.tensor], axis=0), 0)
+        holds_data |= _at_mask_resolution(some_band, group, contract)
         if holds_data.all():
             return None
-    return ~holds_data
+    return np.logical_not(holds_data)
 
 
 def _at_mask_resolution(holds_data: NDArray[np.bool_], group: BandGroup, contract: ModelContract) -> NDArray[np.bool_]:
@@ -39,7 +40,7 @@ def _at_mask_resolution(holds_data: NDArray[np.bool_], group: BandGroup, contrac
     size = contract.tile_size
     if group.gsd_m < contract.gsd_m:
         factor = contract.gsd_m // group.gsd_m
-        joined: NDArray[np.bool_] = holds_data.reshape(size, factor, size, factor).any(axis=(1, 3))
+        joined: NDArray[np.bool_] = np.logical_or.reduce(holds_data.reshape(size, factor, size, factor), axis=(1, 3))
         return joined
     # 85 pixels of 60 m end 2 pixels of 10 m before the tile does: its last rows take the last pixel.
     source = np.minimum(np.arange(size) * contract.gsd_m // group.gsd_m, group.tile - 1)

@@ -14,7 +14,7 @@ from kappamask_stream.result import ProductProgress, ProductResult
 from kappamask_stream.sources import DirectorySource
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from kappamask_stream.models import ModelPool
     from kappamask_stream.output import MaskOptions
@@ -29,7 +29,7 @@ async def mask_products(
     *,
     verify_checksums: bool = False,
     on_start: Callable[[ProductProgress], None] | None = None,
-) -> AsyncIterator[ProductResult]:
+) -> AsyncGenerator[ProductResult]:
     """Mask products, `products_at_once` at a time, and yield each result as it comes.
 
     A product that fails becomes a result with its error; the others go on. Closing the iterator early cancels

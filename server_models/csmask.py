@@ -173,9 +173,7 @@ def _preprocessing(level: str, mean: np.ndarray[Any, Any], deviation: np.ndarray
             factor = group.tile // TILE
             averaged = f"{part}_averaged"
             nodes.append(
-                helper.make_node(
-                    "AveragePool", [part], [averaged], kernel_shape=[factor] * 2, strides=[factor] * 2
-                )
+                helper.make_node("AveragePool", [part], [averaged], kernel_shape=[factor] * 2, strides=[factor] * 2)
             )
             part = averaged
         parts.append(part)
@@ -225,7 +223,7 @@ def _postprocessing() -> onnx.ModelProto:
         helper.make_node("Floor", ["rounded"], ["floored"]),
         helper.make_node("Cast", ["floored"], ["PROBABILITIES"], to=TensorProto.UINT8),
     ]
-    constants = {
+    constants: dict[str, np.ndarray[Any, Any]] = {
         "order": np.array(_ORDER, np.int64),
         "values": np.array(_VALUES, np.uint8),
         "axes_chw": np.array([1, 2, 3], np.int64),

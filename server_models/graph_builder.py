@@ -71,7 +71,7 @@ class GraphBuilder:
         self._inputs.append(_value_info(name, dtype, shape))
         return name
 
-    def constant(self, values: Array) -> str:
+    def constant(self, values: Array | np.generic) -> str:
         """Store an array as it is, once however often it is asked for, and return its name."""
         array = np.ascontiguousarray(values)
         # 0-d arrays become 1-d in ascontiguousarray.
@@ -89,7 +89,7 @@ class GraphBuilder:
         InputError
             If the precision cannot hold the largest value.
         """
-        largest, limit = float(np.abs(values).max(initial=0)), float(np.finfo(self.dtype).max)
+        largest, limit = float(np.abs(values).max(initial=0)), float(np.finfo(np.dtype(self.dtype).name).max)
         if largest > limit:
             raise InputError(f"{self.name}: a weight of {largest:g} exceeds {self.dtype}'s {limit:g}: use float32")
         return self.constant(values.astype(self.dtype))

@@ -145,7 +145,7 @@ def _tensors(root: h5py.Group, origin: str) -> Iterator[tuple[str, NDArray[np.fl
 
 
 def _names(group: h5py.Group, attribute: str, origin: str) -> list[str]:
-    """Read a list of names; Keras splits long ones over ``name0``, ``name1``, …"""
+    """Read a list of names; Keras splits a long one over ``name0``, ``name1`` and so on."""
     attributes = group.attrs
     if attribute in attributes:
         parts = [attributes[attribute]]

@@ -12,7 +12,6 @@ network in half precision, for GPUs.
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -343,7 +342,7 @@ def _write(model: onnx.ModelProto, destination: Path) -> None:
                 file.write(model.SerializeToString(deterministic=True))
                 file.close()
                 Path(file.name).chmod(0o644)
-                os.replace(file.name, destination)
+                Path(file.name).replace(destination)
             except BaseException:
                 Path(file.name).unlink(missing_ok=True)
                 raise

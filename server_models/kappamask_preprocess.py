@@ -78,9 +78,7 @@ def sinc_matrix(size_to: int, size_from: int) -> NDArray[np.float32]:
     return matrix.astype(np.float32)
 
 
-def preprocess(
-    graph: GraphBuilder, groups: Sequence[BandGroup], channels: Sequence[str], *, size: int
-) -> Preprocessed:
+def preprocess(graph: GraphBuilder, groups: Sequence[BandGroup], channels: Sequence[str], *, size: int) -> Preprocessed:
     """Declare the inputs and append the pre-processing.
 
     Parameters
@@ -101,7 +99,7 @@ def preprocess(
     if not np.array_equal(order, np.arange(len(channels))):
         q = graph.op("Gather", q, graph.constant(order), axis=1)
 
-    # max(q + OFFSET, 0) * SCALE, [N, channels, size, size]
+    # The shape is [N, channels, size, size] from here on: OFFSET, clamp at 0, SCALE.
     x = graph.op("Mul", graph.op("Relu", graph.op("Add", q, offset)), scale, name=NORMALISED)
     # ReLU may turn NaN into 0, so OFFSET is looked at itself.
     magnitude = graph.op("Add", total(graph, x), total(graph, offset), name=INPUT_MAGNITUDE)

@@ -74,11 +74,14 @@ def build(destination: Path) -> ModelContract:
     }
     inputs = [helper.make_tensor_value_info(group.tensor, TensorProto.UINT16, ["N", len(group.bands), size, size])]
     inputs += [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", len(made.channels)]) for name in ("OFFSET", "SCALE")
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", len(made.channels)])
+        for name in ("OFFSET", "SCALE")
     ]
     outputs = [
         helper.make_tensor_value_info("LABELS", TensorProto.UINT8, ["N", size, size]),
-        helper.make_tensor_value_info("PROBABILITIES", TensorProto.UINT8, ["N", len(made.probability_classes), size, size]),
+        helper.make_tensor_value_info(
+            "PROBABILITIES", TensorProto.UINT8, ["N", len(made.probability_classes), size, size]
+        ),
     ]
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, NAME, inputs, outputs, initializers)

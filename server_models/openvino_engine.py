@@ -142,7 +142,6 @@ class OpenVinoEngine:
         }
 
 
-
 def _metadata(model: openvino.Model, key: str) -> str:
     """Read one entry of the ONNX file's metadata; empty where there is none."""
     path = ["framework", key]

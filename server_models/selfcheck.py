@@ -8,11 +8,12 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from kappamask_stream.contract import ModelContract
 from kappamask_stream.errors import ServerSetupError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from kappamask_stream.contract import ModelContract
 
 _TIMEOUT_S = 300.0
 
@@ -29,7 +30,8 @@ def check(client: triton.InferenceServerClient, contract: ModelContract) -> None
     expected = (1, contract.tile_size, contract.tile_size)
     if first.shape != expected or first.dtype != np.uint8:
         raise ServerSetupError(
-            f"the self-check of {contract.name} got labels {first.dtype} {list(first.shape)}, not uint8 {list(expected)}: "
+            f"the self-check of {contract.name} got labels {first.dtype} {list(first.shape)}, "
+            f"not uint8 {list(expected)}: "
             "run `kappamask-stream server install` again (numpy < 2 is needed there)"
         )
     strange = set(np.unique(first).tolist()) - {c.value for c in contract.classes}

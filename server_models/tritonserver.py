@@ -133,7 +133,7 @@ class TritonProcess:
             "--exit-timeout-secs=5",
         ]
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - fixed program
+            self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

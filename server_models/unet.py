@@ -46,9 +46,7 @@ def unet(graph: GraphBuilder, x: FeatureMap, weights: KerasWeights, *, classes: 
     return graph.to_float32(graph.conv(x, kernel, bias, name="conv2d_23"))  # [6, 512, 512]
 
 
-def _contracting_path(
-    graph: GraphBuilder, x: FeatureMap, weights: KerasWeights
-) -> tuple[list[FeatureMap], FeatureMap]:
+def _contracting_path(graph: GraphBuilder, x: FeatureMap, weights: KerasWeights) -> tuple[list[FeatureMap], FeatureMap]:
     """Five pairs of convolutions with pooling between; returns the four skips and the bottom [1024, 32, 32]."""
     skips = []
     for level in range(DEPTH):  # [64, 512, 512], [128, 256, 256], [256, 128, 128], [512, 64, 64]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from kappamask_stream.jp2 import CodestreamIndex
-    from kappamask_stream.product import Product
+    from collections.abc import Mapping
+
+    from kappamask_stream.survey import ProductSurvey
+
+_MB = 1024 * 1024
 
 
 def info(
@@ -20,31 +22,21 @@ def info(
 ) -> None:
     """Show what a product holds: level, baseline, offsets, bands and how their JPEG 2000 files are laid out.
 
-    Reads the metadata and the headers of the band files, no pixels.
+    Reads the metadata, the headers of the band files, and the pixels of the coarsest band to see which tiles hold
+    data. Tiles and memory are those of KappaMask's grid (512 pixels of 10 m); csmask's are 256 pixels of 20 m and
+    need less.
 
     Example: kappamask-stream info S2A_MSIL2A_20221005T115411_N0400_R023_T29UNU_20221005T164454.SAFE
     """
-    description = asyncio.run(_describe(product))
-    typer.echo(json.dumps(description) if as_json else _page(description))
+    from kappamask_stream.cli.event_loop import run_command
+    from kappamask_stream.survey import survey
+
+    surveyed = run_command(survey(product))
+    typer.echo(json.dumps(_document(surveyed)) if as_json else _page(surveyed))
 
 
-async def _describe(path: Path) -> dict[str, Any]:
-    from kappamask_stream.jp2 import index_bands
-    from kappamask_stream.product import open_product
-    from kappamask_stream.sources import DirectorySource
-
-    source = DirectorySource(path)
-    try:
-        product = await open_product(source)
-        listed = await source.files()
-        files = {key: path for key, path in sorted(product.files.items(), key=lambda i: (i[0][1], i[0][0])) if path in listed}
-        indexes = await index_bands(source, list(files.values()))
-        return _document(product, {key: (listed[path], indexes[path]) for key, path in files.items()})
-    finally:
-        await source.aclose()
-
-
-def _document(product: Product, bands: dict[tuple[str, int], tuple[int, CodestreamIndex]]) -> dict[str, Any]:
+def _document(surveyed: ProductSurvey) -> dict[str, Any]:
+    product = surveyed.product
     return {
         "product": product.name,
         "level": product.level,
@@ -57,40 +49,64 @@ def _document(product: Product, bands: dict[tuple[str, int], tuple[int, Codestre
         "sizes": {str(gsd): list(size) for gsd, size in sorted(product.sizes.items())},
         "offsets": dict(product.offsets),
         "quantification": dict(product.quantification),
+        "tiles": surveyed.tiles,
+        "tiles_with_data": surveyed.tiles_with_data,
+        "data_seen_in": surveyed.data_seen_in,
+        "ring_bytes": surveyed.ring_bytes,
+        "notes": list(product.notes),
         "bands": [
             {
-                "band": band,
-                "gsd_m": gsd,
-                "height": index.height,
-                "width": index.width,
-                "bytes": size,
-                "codestream_tiles": len(index.tiles),
-                "layout": index.layout,
+                "band": band.band,
+                "gsd_m": band.gsd_m,
+                "height": band.index.height,
+                "width": band.index.width,
+                "bytes": band.file_bytes,
+                "codestream_tiles": len(band.index.tiles),
+                "layout": band.index.layout,
             }
-            for (band, gsd), (size, index) in bands.items()
+            for band in surveyed.bands
         ],
     }
 
 
-def _page(description: dict[str, Any]) -> str:
+def _page(surveyed: ProductSurvey) -> str:
     """Lay the description out for people."""
-    rows, cols = next(iter(description["sizes"].values()))
-    offsets = sorted(set(description["offsets"].values()))
+    product = surveyed.product
+    finest = min(product.sizes)
+    rows, cols = product.sizes[finest]
     lines = [
-        description["product"],
-        f"  {description['satellite']}, {description['level']}, processing baseline {description['baseline']}",
-        f"  tile {description['tile']}, sensed {description['sensing_time']}",
-        f"  EPSG:{description['epsg']}, upper left {description['upper_left_m'][0]:.0f}, "
-        f"{description['upper_left_m'][1]:.0f} m; {rows} x {cols} pixels at the finest resolution",
-        f"  offsets {', '.join(f'{value:g}' for value in offsets)} DN; "
-        f"{description['grid']['tiles']} tiles of 512 pixels (10 m), {description['grid']['tiles_with_data']} hold data; "
-        f"reading all bands takes {description['grid']['memory_bytes'] / 2**20:.0f} MB for decoded pixels",
+        product.name,
+        f"  {product.satellite}, {product.level}, processing baseline {product.baseline}",
+        f"  tile {product.tile_id}, sensed {product.sensing_time}",
+        f"  EPSG:{product.epsg}, upper left {product.ulx:.0f}, {product.uly:.0f} m",
+        f"  {rows} x {cols} pixels of {finest} m",
+        f"  offsets {_by_band(product.offsets)}",
+        f"  quantification {_by_band(product.quantification)}",
+        f"  {_tiles(surveyed)}",
+        *(f"  note: {note}" for note in product.notes),
         "",
-        f"  {'band':<5}{'m':>3}{'rows':>8}{'columns':>9}{'MB':>8}  codestream",
+        f"  {'band':<5}{'m':>3}{'rows':>8}{'columns':>9}{'MB':>8}  codestream tiles and layout",
     ]
     lines += [
-        f"  {b['band']:<5}{b['gsd_m']:>3}{b['height']:>8}{b['width']:>9}{b['bytes'] / 1e6:>8.1f}  "
-        f"{b['codestream_tiles']} {b['layout']}"
-        for b in description["bands"]
+        f"  {b.band:<5}{b.gsd_m:>3}{b.index.height:>8}{b.index.width:>9}{b.file_bytes / 1e6:>8.1f}  "
+        f"{len(b.index.tiles)}: {b.index.layout}"
+        for b in surveyed.bands
     ]
     return "\n".join(lines)
+
+
+def _by_band(values: Mapping[str, float]) -> str:
+    """Name a value once for all bands that have it: ``-1000 DN (B01 … B12)``."""
+    bands: dict[float, list[str]] = {}
+    for band, value in values.items():
+        bands.setdefault(value, []).append(band)
+    return "; ".join(f"{value:g} DN ({' '.join(names)})" for value, names in bands.items()) or "not given"
+
+
+def _tiles(surveyed: ProductSurvey) -> str:
+    if surveyed.tiles is None:
+        return "no 10 m, 20 m or 60 m band is there: no tiles to count"
+    return (
+        f"{surveyed.tiles} tiles of 512 x 512 pixels of 10 m, {surveyed.tiles_with_data} hold data "
+        f"(seen in {surveyed.data_seen_in}); decoded pixels take {surveyed.ring_bytes / _MB:.0f} MB of memory"
+    )

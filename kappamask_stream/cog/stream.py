@@ -8,7 +8,7 @@ import os
 import shutil
 import zlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ParamSpec, Self
 
 import imagecodecs
 
@@ -17,7 +17,7 @@ from kappamask_stream.errors import OutputError
 from kappamask_stream.overviews import OverviewPyramid, overview_sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kappamask_stream.mosaic import Block
+
+P = ParamSpec("P")
 
 #: Level 6 of zlib and 9 of Zstandard: what GDAL takes; more costs time and saves under 2 % on masks.
 _DEFLATE_LEVEL = 6
@@ -137,11 +139,11 @@ def compress(pixels: NDArray[np.uint8], compression: str) -> bytes:
     return zlib.compress(pixels.tobytes(), _DEFLATE_LEVEL)
 
 
-async def _finish_in_thread(function: object, *args: object) -> int:
+async def _finish_in_thread(function: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> int:
     """Run in a thread and, when cancelled, wait for it to clean up before the cancellation goes on."""
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args))  # type: ignore[arg-type]
+    work = asyncio.create_task(asyncio.to_thread(function, *args, **kwargs))
     try:
-        return int(await asyncio.shield(work))  # type: ignore[call-overload]
+        return await asyncio.shield(work)
     except asyncio.CancelledError:
         with suppress(Exception):
             await work

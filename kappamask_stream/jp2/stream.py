@@ -15,7 +15,7 @@ from kappamask_stream.jp2.decode import ImagecodecsDecoder, TileDecoder
 from kappamask_stream.jp2.standalone import standalone_codestream, tile_identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Coroutine, Iterable
     from concurrent.futures import Executor, Future
 
     from numpy.typing import NDArray
@@ -197,8 +197,8 @@ class TileStream:
                 self._drop(unit, units[unit] is not None)
         return TilePixels(tile=tile, tensors=tensors, is_empty=not tensors)
 
-    def _spawn(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -109,7 +109,15 @@ class ServerEnvironment:
         say(f"making {self.path}")
         self._step([sys.executable, "-m", "venv", "--clear", str(self.path)], None)
         say("installing Triton, OpenVINO, ONNX Runtime and csmask's weights (about 350 MB)")
-        pip = [str(self.python), "-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+        pip = [
+            str(self.python),
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--only-binary=:all:",
+        ]
         self._step([*pip, "-r", str(requirements_path())], log)
         self._link_code()
         say("verifying")
@@ -168,12 +176,15 @@ def check_platform() -> None:
     remedy = "use a server elsewhere with --triton grpc://HOST:PORT"
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise ServerSetupError(
-            f"Triton runs on this machine only if it is Linux x86-64; this is {sys.platform} {platform.machine()}: {remedy}"
+            f"Triton runs on this machine only if it is Linux x86-64; "
+            f"this is {sys.platform} {platform.machine()}: {remedy}"
         )
     name, version = platform.libc_ver()
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if name != "glibc" or numbers < _LEAST_GLIBC:
-        raise ServerSetupError(f"Triton needs glibc 2.35 or newer; this system has {name or 'no glibc'} {version}: {remedy}")
+        raise ServerSetupError(
+            f"Triton needs glibc 2.35 or newer; this system has {name or 'no glibc'} {version}: {remedy}"
+        )
 
 
 def check_python() -> None:

@@ -82,7 +82,7 @@ async def lease_local_server(
     """
     environment = ServerEnvironment.at(env)
     await asyncio.to_thread(environment.require)
-    request = {"op": "lease", "model": model, "weights": str(weights.absolute()) if weights else None, "hold": keep}
+    request = {"op": "lease", "model": model, "weights": _absolute(weights), "hold": keep}
     for attempt in range(_TRIES):
         reader, writer = await _connect(environment, spawn=True)
         try:
@@ -104,6 +104,11 @@ async def lease_local_server(
             with suppress(ConnectionError):
                 await writer.wait_closed()
         return
+
+
+def _absolute(weights: Path | None) -> str | None:
+    """Name a weights file as the supervisor, which runs elsewhere, finds it."""
+    return str(weights.absolute()) if weights else None
 
 
 async def server_status(env: Path | None = None) -> dict[str, Any] | None:
@@ -160,9 +165,7 @@ async def _until_ready(
     return None
 
 
-async def _connect(
-    environment: ServerEnvironment, *, spawn: bool
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(environment: ServerEnvironment, *, spawn: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect to the supervisor, starting it if `spawn`.
 
     Raises

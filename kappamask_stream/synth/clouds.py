@@ -91,7 +91,9 @@ def clouds(sky: Sky, window: Window) -> Clouds:
     own, at_base, at_top, sunward = (_shifted(depth, around, window, offset) for offset in casting)
     veil = _cirrus(sky.seed, window)
     shade_row, shade_col = sky.displacement(CIRRUS_HEIGHT_M)
-    casting_veil = _cirrus(sky.seed, Window(window.row - shade_row, window.col - shade_col, window.height, window.width))
+    casting_veil = _cirrus(
+        sky.seed, Window(window.row - shade_row, window.col - shade_col, window.height, window.width)
+    )
     # Only the thick parts of a cloud reach up to its top.
     blocked = np.maximum(_opacity(at_base), _opacity(at_top - np.float32(3.0)))
     light = (np.float32(1) - blocked) * (np.float32(1) - np.float32(0.6) * casting_veil)
@@ -136,21 +138,23 @@ def _puffs(seed: int, window: Window) -> Iterator[tuple[float, float, float]]:
     """Yield row, column and radius of all puffs that can touch a window, in an order that does not depend on it."""
     for level, (spacing, smallest, largest, chance) in enumerate(_LATTICES):
         reach = int(2.2 * largest) + 1
-        key = key_of(seed, f"cumulus {level}")
-        for cell_row in range((window.row - reach) // spacing, (window.row_end + reach) // spacing + 1):
-            for cell_col in range((window.col - reach) // spacing, (window.col_end + reach) // spacing + 1):
-                hashed = hash_2d(key, np.array([cell_row]), np.array([cell_col]))
-                draws = np.concatenate([unit(hashed, salt=salt) for salt in range(1, 5 + 3 * _PUFFS)]).astype(float)
-                row, col = (cell_row + draws[1]) * spacing, (cell_col + draws[2]) * spacing
-                if draws[0] < chance * _cover(seed, row, col):
-                    yield from _cloud(row, col, smallest + (largest - smallest) * draws[3] ** 2, draws[4:])
+        cell_rows, cell_cols = (
+            np.arange((start - reach) // spacing, (end + reach) // spacing + 1)
+            for start, end in ((window.row, window.row_end), (window.col, window.col_end))
+        )
+        cell_row, cell_col = (cell.ravel() for cell in np.meshgrid(cell_rows, cell_cols, indexing="ij"))
+        hashed = hash_2d(key_of(seed, f"cumulus {level}"), cell_row, cell_col)
+        draws = np.stack([unit(hashed, salt=salt) for salt in range(1, 5 + 3 * _PUFFS)], -1).astype(np.float64)
+        rows, cols = (cell_row + draws[:, 1]) * spacing, (cell_col + draws[:, 2]) * spacing
+        radii = smallest + (largest - smallest) * draws[:, 3] ** 2
+        for cell in np.flatnonzero(draws[:, 0] < chance * _cover(seed, rows, cols)):
+            yield from _cloud(rows[cell], cols[cell], radii[cell], draws[cell, 4:])
 
 
-def _cover(seed: int, row: float, col: float) -> float:
+def _cover(seed: int, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return 0 .. 1.6: clouds come in groups with clear sky between."""
-    place = np.array([[row]]) / _COVER_WAVELENGTH, np.array([[col]]) / _COVER_WAVELENGTH
-    value = gradient_at(key_of(seed, "cover"), *place)[0, 0]
-    return float(np.clip(0.75 + 1.7 * value, 0.0, 1.6))
+    value = gradient_at(key_of(seed, "cover"), rows / _COVER_WAVELENGTH, cols / _COVER_WAVELENGTH)
+    return np.clip(0.75 + 1.7 * value, 0.0, 1.6)
 
 
 def _cloud(row: float, col: float, radius: float, draws: NDArray[np.float64]) -> Iterator[tuple[float, float, float]]:

@@ -1,4 +1,4 @@
-"""The ground: relief, lakes and a river, woods, farmland, towns and roads, for any window of 10 m pixels. Numpy only."""
+"""The ground: relief, water, woods, farmland, towns and roads, for any window of 10 m pixels. Numpy only."""
 
 from __future__ import annotations
 
@@ -134,9 +134,9 @@ def _build_towns(seed: int, window: Window, elevation: NDArray[np.float32], laye
     town = (density > np.float32(0.28)) & (unit(lot, salt=1) < density * np.float32(1.5))
     streets = (density > np.float32(0.3)) & ((rows % 11 == 0) | (cols % 9 == 0))
     layers.put(town, Material.ROOF_TILE, Material.GRASS, 0.65)
-    layers.put(town & (kind < 0.30), Material.ASPHALT, Material.GRASS, 0.7)
-    layers.put(town & (kind > 0.58), Material.BROADLEAF, Material.GRASS, 0.6)
-    layers.put(town & (kind > 0.985), Material.ROOF_BRIGHT, Material.ASPHALT, 0.8)
+    layers.put(town & (kind < np.float32(0.30)), Material.ASPHALT, Material.GRASS, 0.7)
+    layers.put(town & (kind > np.float32(0.58)), Material.BROADLEAF, Material.GRASS, 0.6)
+    layers.put(town & (kind > np.float32(0.985)), Material.ROOF_BRIGHT, Material.ASPHALT, 0.8)
     layers.put(streets, Material.ASPHALT, Material.GRASS, 0.75)
     built = town | streets
     layers.texture[built] = np.float32(0.85) + np.float32(0.3) * unit(lot, salt=2)[built]
@@ -179,7 +179,7 @@ def _flood(site: Site, window: Window, elevation: NDArray[np.float32], layers: _
     down, right = (0.2 + 0.6 * float(u) for u in unit(place))
     radius = min(110.0, site.size / 9)
     _add_bump(lake, window, down * site.size, right * site.size, radius)
-    lake += np.float32(0.35) * fractal(key_of(seed, "bays"), window, radius, 4) * (lake > 0)
+    lake += np.float32(0.55) * fractal(key_of(seed, "bays"), window, radius, 5) * (lake > 0)
     clear = basins | (lake > np.float32(0.25))
     river = _river(site, window)
     layers.put(smoothstep(2.0, 1.0, river) > 0, Material.BROADLEAF, Material.GRASS, 0.7)

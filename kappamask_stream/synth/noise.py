@@ -104,9 +104,7 @@ def gradient(key: int, window: Window, wavelength: float) -> NDArray[np.float32]
     return out
 
 
-def fractal(
-    key: int, window: Window, wavelength: float, octaves: int, *, gain: float = 0.5
-) -> NDArray[np.float32]:
+def fractal(key: int, window: Window, wavelength: float, octaves: int, *, gain: float = 0.5) -> NDArray[np.float32]:
     """Sum `octaves` of gradient noise from `wavelength` pixels downwards, float32, in about -1 .. 1."""
     total = np.zeros((window.height, window.width), np.float32)
     norm = sum(gain ** (2 * octave) for octave in range(octaves)) ** 0.5
@@ -142,9 +140,7 @@ def gradient_at(key: int, rows: NDArray[np.float64], cols: NDArray[np.float64]) 
     for row_step in (0, 1):
         for col_step in (0, 1):
             direction = hash_2d(key, row + row_step, col + col_step) & np.uint32(_DIRECTIONS - 1)
-            corners.append(
-                _GRADIENT_ROW[direction] * (down - row_step) + _GRADIENT_COL[direction] * (right - col_step)
-            )
+            corners.append(_GRADIENT_ROW[direction] * (down - row_step) + _GRADIENT_COL[direction] * (right - col_step))
     fade_down, fade_right = _fade(down), _fade(right)
     upper = corners[0] + fade_right * (corners[1] - corners[0])
     lower = corners[2] + fade_right * (corners[3] - corners[2])
@@ -165,9 +161,7 @@ def _coordinates(window: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return rows, cols
 
 
-def _axis(
-    start: int, length: int, wavelength: float
-) -> tuple[NDArray[np.int64], list[int], NDArray[np.float32]]:
+def _axis(start: int, length: int, wavelength: float) -> tuple[NDArray[np.int64], list[int], NDArray[np.float32]]:
     """Return the lattice nodes an axis needs (one more than intervals), the pixels per interval, and fractions."""
     position = (start + np.arange(length, dtype=np.float64)) / wavelength
     node = np.floor(position).astype(np.int64)
@@ -181,8 +175,6 @@ def _fade(fraction: NDArray[Any]) -> NDArray[Any]:
     return faded
 
 
-def _lerp(
-    first: NDArray[np.float32], second: NDArray[np.float32], share: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def _lerp(first: NDArray[np.float32], second: NDArray[np.float32], share: NDArray[np.float32]) -> NDArray[np.float32]:
     mixed: NDArray[np.float32] = first + share * (second - first)
     return mixed

@@ -117,8 +117,8 @@ def _districts(seed: int, window: Window) -> _Districts:
     plot, strip = centres.plot_px[index], centres.strip_px[index]
     return _Districts(
         identity=centres.identity[index],
-        along=(rows * cosine + cols * sine) / plot,
-        across=(cols * cosine - rows * sine) / strip,
+        along=((rows * cosine + cols * sine) / plot).astype(np.float32, copy=False),
+        across=((cols * cosine - rows * sine) / strip).astype(np.float32, copy=False),
         plot_px=plot,
         strip_px=strip,
         road=np.sqrt(second) - np.sqrt(nearest) < np.float32(1.4),

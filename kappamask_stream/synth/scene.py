@@ -40,14 +40,14 @@ CLEAR, SHADOW, SEMI_TRANSPARENT, CLOUD, MISSING = 1, 2, 3, 4, 5
 #: Resolutions, metres, at which each band is in a product.
 BANDS_OF: dict[str, dict[str, tuple[int, ...]]] = {
     "L1C": {
-        **{band: (10,) for band in ("B02", "B03", "B04", "B08")},
-        **{band: (20,) for band in ("B05", "B06", "B07", "B8A", "B11", "B12")},
-        **{band: (60,) for band in ("B01", "B09", "B10")},
+        **dict.fromkeys(("B02", "B03", "B04", "B08"), (10,)),
+        **dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12"), (20,)),
+        **dict.fromkeys(("B01", "B09", "B10"), (60,)),
     },
     "L2A": {
-        **{band: (10, 20, 60) for band in ("B02", "B03", "B04")},
+        **dict.fromkeys(("B02", "B03", "B04"), (10, 20, 60)),
         "B08": (10,),
-        **{band: (20, 60) for band in ("B01", "B05", "B06", "B07", "B8A", "B11", "B12")},
+        **dict.fromkeys(("B01", "B05", "B06", "B07", "B8A", "B11", "B12"), (20, 60)),
         "B09": (60,),
     },
 }
@@ -161,9 +161,7 @@ def _coarser(window: Window, gsd_m: int) -> Window:
     return Window(window.row // factor, window.col // factor, window.height // factor, window.width // factor)
 
 
-def _pyramid(
-    signal: NDArray[np.float32], resolutions: tuple[int, ...]
-) -> list[tuple[int, NDArray[np.float32]]]:
+def _pyramid(signal: NDArray[np.float32], resolutions: tuple[int, ...]) -> list[tuple[int, NDArray[np.float32]]]:
     """Return (metres, averaged signal) for the resolutions asked for; 60 m is made of 20 m."""
     levels = [(10, signal)]
     if resolutions[-1] >= 20:  # noqa: PLR2004

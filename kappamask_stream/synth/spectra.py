@@ -52,19 +52,13 @@ REFLECTANCE = np.array(
 )
 
 #: Share of the light that still arrives in the shadow of a cloud: scattered skylight, mostly blue.
-SKYLIGHT = np.array(
-    [0.40, 0.34, 0.28, 0.24, 0.22, 0.21, 0.20, 0.19, 0.19, 0.18, 0.15, 0.14, 0.12], np.float32
-)
+SKYLIGHT = np.array([0.40, 0.34, 0.28, 0.24, 0.22, 0.21, 0.20, 0.19, 0.19, 0.18, 0.15, 0.14, 0.12], np.float32)
 
 #: Reflectance of a thick water cloud relative to its reflectance in the visible.
-WATER_CLOUD = np.array(
-    [1.00, 1.00, 0.99, 0.99, 0.99, 0.99, 0.99, 0.98, 0.97, 0.95, 0.004, 0.66, 0.47], np.float32
-)
+WATER_CLOUD = np.array([1.00, 1.00, 0.99, 0.99, 0.99, 0.99, 0.99, 0.98, 0.97, 0.95, 0.004, 0.66, 0.47], np.float32)
 
 #: Reflectance of cirrus relative to its reflectance in the visible; ice absorbs in B11 and B12.
-CIRRUS = np.array(
-    [1.02, 1.00, 0.98, 0.97, 0.97, 0.96, 0.96, 0.95, 0.95, 0.95, 0.60, 0.58, 0.44], np.float32
-)
+CIRRUS = np.array([1.02, 1.00, 0.98, 0.97, 0.97, 0.96, 0.96, 0.95, 0.95, 0.95, 0.60, 0.58, 0.44], np.float32)
 
 #: Top of atmosphere: reflectance of the clear air below and around the clouds.
 PATH_REFLECTANCE = np.array(
@@ -72,9 +66,7 @@ PATH_REFLECTANCE = np.array(
 )
 
 #: Top of atmosphere: transmittance from the sun to the ground to the sensor, scattering and gases, clear air.
-TRANSMITTANCE = np.array(
-    [0.72, 0.79, 0.84, 0.87, 0.88, 0.90, 0.92, 0.91, 0.94, 0.42, 0.001, 0.95, 0.93], np.float32
-)
+TRANSMITTANCE = np.array([0.72, 0.79, 0.84, 0.87, 0.88, 0.90, 0.92, 0.91, 0.94, 0.42, 0.001, 0.95, 0.93], np.float32)
 
 #: Top of atmosphere: transmittance above a cumulus cloud; most water vapour and aerosol are below it.
 TRANSMITTANCE_ABOVE_CLOUD = np.array(

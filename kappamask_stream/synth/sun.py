@@ -1,4 +1,4 @@
-"""Where the sun stands: declination and hour angle after Spencer (1971), good to about 0.1 degrees. Standard library."""
+"""Where the sun stands: declination and hour angle after Spencer (1971), good to about 0.1 degrees."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ def sun_angles(when: datetime, latitude: float, longitude: float) -> tuple[float
     """
     hours = when.hour + when.minute / 60 + when.second / 3600
     year_angle = 2 * math.pi / 365 * (when.timetuple().tm_yday - 1 + (hours - 12) / 24)
-    declination = _series(
-        year_angle, (0.006918, -0.399912, 0.070257, -0.006758, 0.000907, -0.002697, 0.00148)
-    )
+    declination = _series(year_angle, (0.006918, -0.399912, 0.070257, -0.006758, 0.000907, -0.002697, 0.00148))
     equation_of_time_min = 229.18 * _series(year_angle, (0.000075, 0.001868, -0.032077, -0.014615, -0.040849, 0, 0))
     hour_angle = math.radians(15 * (hours - 12 + equation_of_time_min / 60) + longitude)
     phi = math.radians(latitude)

@@ -4,7 +4,6 @@ import random
 
 import numpy as np
 import pytest
-from tests.stream.fakes import FakeInference
 
 from kappamask_stream.contract import ModelContract
 from kappamask_stream.errors import (
@@ -14,6 +13,7 @@ from kappamask_stream.errors import (
     ServerUnavailableError,
 )
 from kappamask_stream.inference import InFlightWindow, RetryPolicy, TileRequest, infer_with_retry
+from tests.stream.fakes import FakeInference
 
 QUICK = {"backoff_s": 0.0005, "backoff_max_s": 0.001}
 

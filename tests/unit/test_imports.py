@@ -15,8 +15,23 @@ SERVER_ONLY = {"server_models", "onnx", "onnxruntime", "openvino", "h5py", "ukis
 #: Layers from the core outwards: a module imports only from its own layer's list of allowed ones.
 LAYERS = [
     PURE,
-    {"settings", "sources", "jp2", "inference", "cog", "budget", "metadata", "names", "product", "manifest", "quicklook", "server", "synth", "result"},
-    {"output", "pipeline"},
+    {
+        "settings",
+        "sources",
+        "jp2",
+        "inference",
+        "cog",
+        "budget",
+        "metadata",
+        "names",
+        "product",
+        "manifest",
+        "quicklook",
+        "server",
+        "synth",
+        "result",
+    },
+    {"output", "pipeline", "survey"},
     {"models", "runner"},
     {"cli", "__main__"},
 ]

@@ -72,7 +72,7 @@ async def test_lowered_limit_holds_back_new_requests() -> None:
 
 
 @pytest.mark.parametrize("given_first", [False, True])
-async def test_a_cancelled_waiter_leaves_no_slot_behind(given_first: bool) -> None:
+async def test_a_cancelled_waiter_leaves_no_slot_behind(given_first) -> None:
     window = InFlightWindow(1)
     await window.acquire()
     waiter = asyncio.create_task(window.acquire())
