@@ -22,7 +22,7 @@ server-env: $(BIN)/.installed
 	$(BIN)/kappamask-stream server install
 
 demo: server-env  ## a generated product through a local Triton with csmask's real weights
-	$(BIN)/python -m demo --size $(SIZE) --seed $(SEED)
+	$(BIN)/kappamask-stream demo demo-output --size $(SIZE) --seed $(SEED)
 
 test: server-env  ## all tests, with a real Triton; real data is used where ../shared is there
 	$(BIN)/python -m pytest

@@ -2,21 +2,23 @@
 
 Run in the server's environment, from the checkout::
 
-    PYTHONPATH=. .venv-server/bin/python benchmarks/engine_sweep.py MODEL.onnx [--tiles 8] [--rounds 3]
+    PYTHONPATH=. .venv-server/bin/python benchmarks/engine_sweep.py .venv-server/models/csmask_l2a [--tiles 8]
 
 Every setting is measured `rounds` times, taking turns with the others, and the fastest round counts: the machine
 may be shared. CPU seconds a tile do not depend on what else runs and tell settings apart where wall times cannot.
-Digital numbers are random; the time a tile takes does not depend on them.
+Digital numbers are random unless ``--pixels FOLDER`` (from `end_to_end.py`) gives a product's own tiles; then all of
+them are inferred once more with the best setting: the inference floor.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,21 +69,30 @@ class OnnxRuntimeEngine:
         self._pool.shutdown()
 
 
-def read_contract(graph: Path) -> ModelContract:
-    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-    return ModelContract.from_json(session.get_modelmeta().custom_metadata_map["contract"])
-
-
-def random_batch(contract: ModelContract, batch: int) -> Tensors:
+def random_tiles(contract: ModelContract, count: int) -> Tensors:
     generator = np.random.default_rng(7)
     tensors: Tensors = {
-        group.tensor: generator.integers(0, 10_000, (batch, len(group.bands), group.tile, group.tile), np.uint16)
+        group.tensor: generator.integers(0, 10_000, (count, len(group.bands), group.tile, group.tile), np.uint16)
         for group in contract.inputs
     }
     channels = len(contract.channels)
-    tensors["OFFSET"] = np.zeros((batch, channels), np.float32)
-    tensors["SCALE"] = np.full((batch, channels), 1 / (65535 * np.array(contract.divisors)), np.float32)
+    unit = 65535.0 if contract.dn_unit == "full_scale" else 10_000.0
+    tensors["OFFSET"] = np.zeros((count, channels), np.float32)
+    tensors["SCALE"] = np.tile((1 / (unit * np.array(contract.divisors))).astype(np.float32), (count, 1))
     return tensors
+
+
+def pixels_of(folder: Path, contract: ModelContract) -> Tensors:
+    names = [group.tensor for group in contract.inputs] + ["OFFSET", "SCALE"]
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+
+
+def batches_of(tiles: Tensors, batch: int, limit: int | None = None) -> list[Tensors]:
+    count = min(len(tiles["OFFSET"]), limit or 2**31)
+    return [
+        {name: np.ascontiguousarray(values[start : start + batch]) for name, values in tiles.items()}
+        for start in range(0, count, batch)
+    ]
 
 
 def settings(contract: ModelContract, cores: int, engines: list[str], batches: list[int]) -> Iterator[Setting]:
@@ -100,46 +111,78 @@ def start(graph: Path, setting: Setting) -> Any:
     return OnnxRuntimeEngine(graph, streams=setting.streams, threads=setting.threads)
 
 
-def measure(engine: Any, batch: Tensors, count: int) -> tuple[float, float]:
-    """Return wall and CPU seconds of `count` inferences."""
+def measure(engine: Any, batches: list[Tensors]) -> tuple[float, float]:
+    """Return wall and CPU seconds of inferring `batches`."""
     wall, cpu = time.perf_counter(), time.process_time()
-    engine.run([batch] * count, ["LABELS"])
+    engine.run(batches, ["LABELS"])
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def sweep(graph: Path, chosen: list[Setting], contract: ModelContract, *, tiles: int, rounds: int) -> None:
-    engines = {setting: start(graph, setting) for setting in chosen}
-    batches = {setting.batch: random_batch(contract, setting.batch) for setting in chosen}
+def sweep(graph: Path, chosen: list[Setting], tiles: Tensors, *, count: int, rounds: int) -> list[dict[str, Any]]:
+    """Return a row per setting, fastest first: the setting, tiles_per_s, cpu_s_per_tile."""
     best = dict.fromkeys(chosen, (float("inf"), float("inf")))
+    engines = {setting: start(graph, setting) for setting in chosen}
     for number, setting in itertools.product(range(rounds + 1), chosen):
-        count = max(setting.streams, tiles // setting.batch) if number else setting.streams  # round 0 warms up
-        wall, cpu = measure(engines[setting], batches[setting.batch], count)
+        limit = max(count, setting.streams * setting.batch) if number else setting.streams * setting.batch  # 0 warms up
+        batches = batches_of(tiles, setting.batch, limit)
+        done = sum(len(batch["OFFSET"]) for batch in batches)
+        wall, cpu = measure(engines[setting], batches)
         if number:
-            done = count * setting.batch
             best[setting] = min(best[setting][0], wall / done), min(best[setting][1], cpu / done)
-    print(f"{'engine':12} {'precision':9} {'streams':>7} {'threads':>7} {'batch':>5} {'tiles/s':>8} {'CPU-s/tile':>10}")
-    for setting, (wall, cpu) in sorted(best.items(), key=lambda item: item[1]):
-        print(
-            f"{setting.engine:12} {setting.precision:9} {setting.streams:7} {setting.threads:7} {setting.batch:5} "
-            f"{1 / wall:8.2f} {cpu:10.3f}"
-        )
     for engine in engines.values():
         engine.close()
+    return [
+        {**asdict(setting), "tiles_per_s": 1 / wall, "cpu_s_per_tile": cpu}
+        for setting, (wall, cpu) in sorted(best.items(), key=lambda item: item[1])
+    ]
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    print(f"{'engine':12} {'precision':9} {'streams':>7} {'threads':>7} {'batch':>5} {'tiles/s':>8} {'CPU-s/tile':>10}")
+    for row in rows:
+        print(
+            f"{row['engine']:12} {row['precision']:9} {row['streams']:7} {row['threads']:7} {row['batch']:5} "
+            f"{row['tiles_per_s']:8.2f} {row['cpu_s_per_tile']:10.3f}"
+        )
+
+
+def floor(graph: Path, setting: Setting, tiles: Tensors, rounds: int) -> dict[str, float]:
+    """Infer all tiles with one setting; the fastest of `rounds` counts."""
+    engine = start(graph, setting)
+    batches = batches_of(tiles, setting.batch)
+    measure(engine, batches[: setting.streams])
+    wall, cpu = min(measure(engine, batches) for _ in range(rounds))
+    engine.close()
+    return {"tiles": len(tiles["OFFSET"]), "wall_s": wall, "cpu_s": cpu}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="ONNX file with its contract in the metadata")
+    parser.add_argument("model", type=Path, help="folder of a built model in a repository")
     parser.add_argument("--engine", nargs="+", choices=("openvino", "onnxruntime"), default=["openvino", "onnxruntime"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 4], help="tiles in one inference (default 1 4)")
     parser.add_argument("--tiles", type=int, default=8, help="tiles in a round (default 8)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of which the fastest counts (default 3)")
+    parser.add_argument("--pixels", type=Path, help="folder with a product's tiles: DN_20M.npy, OFFSET.npy, …")
+    parser.add_argument(
+        "--floor-rounds", type=int, default=1, help="times that all of --pixels is inferred (default 1)"
+    )
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     arguments = parser.parse_args()
-    contract = read_contract(arguments.model)
+    contract = ModelContract.from_json((arguments.model / "contract.json").read_text())
+    graph = arguments.model / "1" / "model.onnx"
     cores = len(os.sched_getaffinity(0))
     print(f"{contract.name}, {cores} cores, fastest of {arguments.rounds} rounds of {arguments.tiles} tiles")
+    tiles = pixels_of(arguments.pixels, contract) if arguments.pixels else random_tiles(contract, arguments.tiles)
     chosen = list(settings(contract, cores, arguments.engine, arguments.batch))
-    sweep(arguments.model, chosen, contract, tiles=arguments.tiles, rounds=arguments.rounds)
+    rows = sweep(graph, chosen, tiles, count=arguments.tiles, rounds=arguments.rounds)
+    print_table(rows)
+    figures: dict[str, Any] = {"model": contract.name, "cores": cores, "sweep": rows}
+    if arguments.pixels:
+        best = Setting(**{name: rows[0][name] for name in ("engine", "precision", "streams", "threads", "batch")})
+        figures["floor"] = floor(graph, best, tiles, arguments.floor_rounds)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

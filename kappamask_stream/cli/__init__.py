@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from typing import Annotated
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
 from kappamask_stream import __version__
+from kappamask_stream.cli.event_loop import leave_on_signals
 from kappamask_stream.errors import KappaMaskError
 
-EXIT_CODES = """
-Exit codes: 0 all good; 2 usage; 3 input (a product cannot be read); 4 server (Triton); 5 output (a mask cannot be
-written), when all failures are of that kind; 1 when they are mixed or some products succeeded; 130 and 143 on
-SIGINT and SIGTERM.
-"""
+EXIT_CODES = (
+    "Exit codes: 0 all good; 2 usage; 3 input (a product cannot be read); 4 server (Triton); 5 output (a mask cannot "
+    "be written), when all failures are of that kind; 1 when they are mixed or some products succeeded; 130 and 143 "
+    "on SIGINT and SIGTERM."
+)
+#: What typer raises for a wrong command line; it is click's or typer's own class, by version.
+_CommandLineError = cast("type[Exception]", typer.BadParameter.__bases__[0])
 
 
 def _version(value: bool) -> None:
@@ -25,6 +29,7 @@ def _version(value: bool) -> None:
 
 def build_app() -> typer.Typer:
     """Assemble the commands; each imports what it needs when it runs."""
+    from kappamask_stream.cli.demo import demo
     from kappamask_stream.cli.evaluate import evaluate
     from kappamask_stream.cli.info import info
     from kappamask_stream.cli.models import app as models_app
@@ -38,14 +43,19 @@ def build_app() -> typer.Typer:
         epilog=EXIT_CODES,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # which would swallow the brackets of "[default: …]"
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.command("run", epilog=EXIT_CODES)(run)
-    app.command("info")(info)
-    app.command("evaluate")(evaluate)
-    app.command("synth")(synth)
+    app.command("run", short_help="Mask products.")(run)
+    app.command("info", short_help="Show what a product holds.")(info)
+    app.command("evaluate", short_help="Compare a mask with labels.")(evaluate)
+    app.command("synth", short_help="Make a synthetic product and its truth.")(synth)
+    app.command("demo", short_help="Show all of it once.")(demo)
     app.add_typer(server_app, name="server")
     app.add_typer(models_app, name="models")
+    for group in (app, server_app, models_app):
+        for command in group.registered_commands:
+            command.epilog = EXIT_CODES
 
     @app.callback()
     def _root(
@@ -58,10 +68,25 @@ def build_app() -> typer.Typer:
     return app
 
 
-def main() -> None:
-    """Run the command line; a user's mistake ends in one message on stderr and its exit code."""
+def main() -> NoReturn:
+    """Run the command line; a user's mistake ends in one line on stderr and its exit code."""
+    leave_on_signals()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path that the terminal's encoding lacks is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
-        build_app()()
+        code: Any = build_app()(standalone_mode=False)
+    except _CommandLineError as error:
+        code = _explain(error)
     except KappaMaskError as error:
         sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(error.exit_code) from None
+        code = error.exit_code
+    raise SystemExit(code or 0)
+
+
+def _explain(error: Any) -> int:
+    """Say in one line what is wrong with a command line; where no command was given, show its help."""
+    message, command = error.format_message().rstrip("."), error.ctx.command_path if error.ctx else "kappamask-stream"
+    is_help = message.startswith("Usage:")
+    sys.stderr.write(f"{message}.\n" if is_help else f"error: {message} (`{command} --help` explains)\n")
+    return int(error.exit_code)

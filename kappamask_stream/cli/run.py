@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kappamask_stream.errors import UsageError
+from kappamask_stream.errors import InternalError, UsageError
 
 if TYPE_CHECKING:
     from kappamask_stream.models import ModelChoice
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    products: Annotated[list[Path], typer.Argument(help="SAFE directories, L1C or L2A.", metavar="PRODUCT...")],
+    products: Annotated[list[Path], typer.Argument(help="SAFE directories, L1C or L2A.", metavar="PRODUCT")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the masks. [default: .]")] = None,
     model: Annotated[
         str, typer.Option(help="kappamask, csmask, or any model name that the server holds.")
@@ -29,7 +30,10 @@ def run(
         Literal["DeepLabv3Plus", "Unet"] | None, typer.Option(help="KappaMask's network. [default: DeepLabv3Plus]")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="KappaMask weights (Keras HDF5) for the server on this machine.")
+        Path | None,
+        typer.Option(
+            help="KappaMask weights (Keras HDF5) for the server on this machine.", exists=True, dir_okay=False
+        ),
     ] = None,
     radiometry: Annotated[
         Literal["corrected", "km_predict"],
@@ -87,7 +91,7 @@ def run(
         raise UsageError("--radiometry km_predict is KappaMask's; csmask was trained on reflectance: leave it out")
     options = MaskOptions(radiometry=radiometry, mosaic=mosaic, compression=settings.compression, overwrite=overwrite)
     results = run_command(
-        _run(
+        mask_and_report(
             products,
             choice,
             settings,
@@ -101,7 +105,7 @@ def run(
     raise typer.Exit(exit_code(results))
 
 
-async def _run(
+async def mask_and_report(
     products: list[Path],
     choice: ModelChoice,
     settings: Settings,
@@ -112,6 +116,7 @@ async def _run(
     as_json: bool,
     verbose: bool,
 ) -> list[ProductResult]:
+    """Mask products through one server and print each result as it comes; see `run` for the options."""
     from kappamask_stream.cli.progress import ProgressDisplay
     from kappamask_stream.models import ModelPool
     from kappamask_stream.pipeline import Resources
@@ -128,16 +133,19 @@ async def _run(
             ):
                 async for result in stream:
                     results.append(result)
-                    _report(result, as_json=as_json)
+                    with display.aside():
+                        _report(result, as_json=as_json, verbose=verbose)
     return results
 
 
-def _report(result: ProductResult, *, as_json: bool) -> None:
+def _report(result: ProductResult, *, as_json: bool, verbose: bool) -> None:
     """Print a result on stdout (a failure in words on stderr) the moment it is known."""
     if as_json:
         sys.stdout.write(json.dumps(result.to_json()) + "\n")
     elif result.error is not None:
         sys.stderr.write(f"{result.product}: error: {result.error}\n")
+        if verbose and isinstance(result.error, InternalError):
+            traceback.print_exception(result.error.__cause__)
     elif result.status == "skipped":
         sys.stdout.write(f"{result.output} (was there already)\n")
     else:

@@ -13,12 +13,14 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from kappamask_stream.synth import SynthResult
+
+Level = Literal["L2A", "L1C"]
+
 
 def synth(
     dest: Annotated[Path, typer.Argument(help="Folder for the product and its truth; is made where missing.")],
-    level: Annotated[
-        Literal["L2A", "L1C"], typer.Option(help="L2A: surface reflectance; L1C: top of atmosphere.")
-    ] = "L2A",
+    level: Annotated[Level, typer.Option(help="L2A: surface reflectance; L1C: top of atmosphere.")] = "L2A",
     size: Annotated[
         int, typer.Option(help="Height and width in 10 m pixels, a multiple of 6; a real product has 10980.")
     ] = 2304,
@@ -35,11 +37,8 @@ def synth(
     Example: kappamask-stream synth scenes --seed 7, then kappamask-stream run scenes/S2A_MSIL2A_*.SAFE
     --model csmask, then kappamask-stream evaluate MASK scenes/*_truth_10m.tif
     """
-    from kappamask_stream.synth import write_product
-
     started = time.monotonic()
-    with _ProgressLine(enabled=not as_json) as line:
-        result = write_product(dest, level=level, size=size, seed=seed, on_progress=line.show, overwrite=overwrite)
+    result = draw(dest, level=level, size=size, seed=seed, overwrite=overwrite, show_progress=not as_json)
     if as_json:
         document = {
             "product": str(result.product),
@@ -52,6 +51,16 @@ def synth(
         typer.echo(json.dumps(document))
     else:
         typer.echo(f"{result.product}\n{result.truth}")
+
+
+def draw(
+    dest: Path, *, level: Level, size: int, seed: int, overwrite: bool = False, show_progress: bool = True
+) -> SynthResult:
+    """Make a product and show how far it is; see `kappamask_stream.synth.write_product`."""
+    from kappamask_stream.synth import write_product
+
+    with _ProgressLine(enabled=show_progress) as line:
+        return write_product(dest, level=level, size=size, seed=seed, on_progress=line.show, overwrite=overwrite)
 
 
 class _ProgressLine:
