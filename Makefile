@@ -9,7 +9,7 @@ SEED ?= 7
 SIZE ?= 2304
 PRODUCT ?=
 
-.PHONY: help demo test lint bench server-env clean
+.PHONY: help demo test lint bench full server-env clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -34,6 +34,9 @@ lint: $(BIN)/.installed  ## style and types
 
 bench: server-env  ## our wall time against the floors, in one run (PRODUCT=path of a SAFE directory)
 	$(BIN)/python benchmarks/end_to_end.py $(PRODUCT)
+
+full: server-env  ## a full-size product against its labels (PRODUCT=path of a SAFE directory)
+	$(BIN)/python benchmarks/full_product.py $(PRODUCT)
 
 clean:  ## remove the environments and what the targets made
 	rm -rf $(VENV) .venv-server demo-output bench-output
