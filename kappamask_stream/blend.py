@@ -1,7 +1,8 @@
 """Tiles into finished blocks: probabilities of overlapping tiles, weighed. Pure numpy.
 
 Weights are integers and sums are uint32, so the order of arrival cannot matter. The weights of all tiles over a pixel
-are the same for every class, so the class with the largest sum is the class with the largest weighted mean.
+are the same for every class, so the class with the largest sum is the class with the largest weighted mean. A tile has
+no say in pixels that hold no data in it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kappamask_stream.errors import ContractError
 from kappamask_stream.grid import Tile, TileGrid, Window
 from kappamask_stream.mosaic import BLOCK_SIZE, Block, PendingBlocks, TileLedger, blocks_meeting
 
@@ -40,11 +42,21 @@ class BlendMosaic:
     grid : of the tiles.
     class_values : values of the classes in the order of the probabilities, ascending: ties go to the lower one.
     nodata : value of pixels that no tile saw data in, and beyond the image.
+
+    Raises
+    ------
+    ContractError
+        If the tiles are so large and overlap so much that a sum could pass 32 bits.
     """
 
     def __init__(
         self, grid: TileGrid, *, class_values: tuple[int, ...], nodata: int, block_size: int = BLOCK_SIZE
     ) -> None:
+        if largest_sum(grid.tile_size, grid.margin) >= 2**32:
+            raise ContractError(
+                f"tiles of {grid.tile_size} pixels with a margin of {grid.margin} may sum to "
+                f"{largest_sum(grid.tile_size, grid.margin)}, a blend holds {2**32 - 1}: use --mosaic crop"
+            )
         self.block_size = block_size
         self._grid, self._nodata = grid, nodata
         self._values = np.array(class_values, np.uint8)
@@ -122,8 +134,12 @@ class BlendMosaic:
         rows, cols = common.relative_to(tile.window)
         weight = self._ramp[rows, np.newaxis] * self._ramp[np.newaxis, cols]
         target = common.relative_to(window)
+        if nodata_mask is None:
+            sums.has_data[target] = True
+        else:
+            weight = np.where(nodata_mask[rows, cols], np.uint32(0), weight)
+            sums.has_data[target] |= ~nodata_mask[rows, cols]
         sums.weighted[(slice(None), *target)] += probabilities[:, rows, cols].astype(np.uint32) * weight
-        sums.has_data[target] |= True if nodata_mask is None else ~nodata_mask[rows, cols]
 
     def _finish(self, row: int, col: int, sums: _Sums) -> Block:
         classes = self._values[sums.weighted.argmax(axis=0)]
@@ -138,3 +154,9 @@ def ramp(tile_size: int, margin: int) -> NDArray[np.uint32]:
     distance = np.arange(1, tile_size + 1)
     weights: NDArray[np.uint32] = np.minimum(np.minimum(distance, distance[::-1]), max(1, 2 * margin)).astype(np.uint32)
     return weights
+
+
+def largest_sum(tile_size: int, margin: int) -> int:
+    """Return a bound on the weighted sum of one class in one pixel: 1.0 in every tile, all at their largest weight."""
+    tiles = -(-tile_size // (tile_size - 2 * margin))
+    return int(255 * (tiles * int(ramp(tile_size, margin).max())) ** 2)

@@ -12,7 +12,8 @@
     │   ├── ServerOverloadedError      (retryable) the server's queue is full
     │   ├── InferenceTimeoutError      (retryable) no answer within `infer_timeout_s`
     │   └── InferenceError             the server failed on a tile, or its answer is unusable
-    └── OutputError           exit 5   the mask cannot be written: no space, no permission, name taken
+    ├── OutputError           exit 5   the mask cannot be written: no space, no permission, name taken
+    └── InternalError         exit 1   a fault of this program: any exception that is not of this tree
 
 A message says what, which file, the two numbers and the remedy. Foreign exceptions are translated once,
 at the edge where they appear, with ``from``.
@@ -88,3 +89,18 @@ class OutputError(KappaMaskError):
     """The mask cannot be written."""
 
     exit_code = 5
+
+
+class InternalError(KappaMaskError):
+    """A fault of this program; the exception that nobody expected is in ``__cause__``."""
+
+
+def error_kinds() -> dict[str, type[KappaMaskError]]:
+    """Return the whole tree by class name: errors travel between processes as a name and a message."""
+    kinds: dict[str, type[KappaMaskError]] = {}
+    pending: list[type[KappaMaskError]] = [KappaMaskError]
+    while pending:
+        kind = pending.pop()
+        kinds[kind.__name__] = kind
+        pending += kind.__subclasses__()
+    return kinds

@@ -11,6 +11,7 @@ from kappamask_stream.errors import ProductError
 from kappamask_stream.metadata import XML_LIMIT, parse_xml
 from kappamask_stream.names import band_of_file, checked_path
 from kappamask_stream.product import product_source
+from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,7 +85,7 @@ async def verify(source: Source, on_progress: Callable[[int, int], None] | None 
     if _MANIFEST not in listing:
         raise ProductError(f"{where} is missing: without it nothing can be verified; fetch the product again")
     data = await source.read_all(_MANIFEST, limit=XML_LIMIT)
-    entries = await asyncio.to_thread(parse_manifest, data, where)
+    entries = await in_thread(None, parse_manifest, data, where)
     missing = [entry for entry in entries if entry.path not in listing]
     remarks = [f"{entry.path} is missing, masks do not need it" for entry in missing if not entry.is_needed]
     faults = {entry.path: "is missing" for entry in missing if entry.is_needed}
@@ -184,6 +185,6 @@ async def _checksum(source: Source, entry: ManifestEntry, count: Callable[[int],
     digest = hashlib.new(entry.algorithm, usedforsecurity=False)
     for start in range(0, entry.size, _CHUNK):
         data = await source.read(entry.path, start, min(_CHUNK, entry.size - start))
-        await asyncio.to_thread(digest.update, data)
+        await in_thread(None, digest.update, data)
         count(len(data))
     return digest.hexdigest()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from kappamask_stream.errors import UsageError
 from kappamask_stream.inference import TritonClient
 from kappamask_stream.pipeline import ServedModel
+from kappamask_stream.server import ServerEnvironment
 from kappamask_stream.server.lease import lease_local_server
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 Architecture = Literal["DeepLabv3Plus", "Unet"]
 Precision = Literal["f32", "bf16", "fp16"]
+
+_LEVELS = ("L1C", "L2A")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,11 @@ class ModelPool:
     """The models that a process uses: connected once each, at a shared endpoint or on a server of our own.
 
     Use as an async context manager: leaving it closes channels and gives up the local server's leases.
+
+    Raises
+    ------
+    UsageError
+        If weights are given for a server elsewhere, or the local server is to make KappaMask from none.
     """
 
     def __init__(
@@ -85,6 +93,8 @@ class ModelPool:
                 "leave one of the two out"
             )
         self._choice, self._settings = choice, settings
+        if settings.triton is None and not any(self._can_be_served(choice.served_name(level)) for level in _LEVELS):
+            raise self._no_weights(choice.served_name("L2A"))
         self._keep_server, self._on_progress = keep_server, on_progress
         self._models: dict[str, ServedModel] = {}
         self._lock = asyncio.Lock()
@@ -114,6 +124,8 @@ class ModelPool:
     async def _connect(self, name: str) -> ServedModel:
         endpoint, settings = self._settings.triton, self._settings
         if endpoint is None:
+            if not self._can_be_served(name):
+                raise self._no_weights(name)
             server = await self._stack.enter_async_context(
                 lease_local_server(
                     model=name,
@@ -133,3 +145,17 @@ class ModelPool:
             )
         )
         return ServedModel.of(client, settings.max_in_flight)
+
+    def _can_be_served(self, name: str) -> bool:
+        """Tell whether the local server has what it needs for a model: KappaMask's weights come with no package."""
+        if not name.startswith("kappamask_") or self._choice.weights is not None:
+            return True
+        repository = ServerEnvironment.at(self._settings.server_env).repository
+        return (repository / name / "contract.json").is_file()
+
+    @staticmethod
+    def _no_weights(name: str) -> UsageError:
+        return UsageError(
+            f"{name} needs KappaMask's weights, which come with no package: give the file with --weights, name a "
+            "server that has them with --triton, or take --model csmask"
+        )

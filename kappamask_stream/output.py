@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from rasterio.errors import RasterioError
+
 from kappamask_stream import __version__
-from kappamask_stream.cog import read_fingerprint
+from kappamask_stream.atomic import output_error, remove_stale, write_atomically
+from kappamask_stream.cog import inspect_mask, read_quicklook_pixels
 from kappamask_stream.errors import OutputError
 from kappamask_stream.names import mask_name
+from kappamask_stream.quicklook import encode_quicklook
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +73,8 @@ class OutputPlan:
             "product_metadata_sha256": product.metadata_sha256,
             "model": contract.name,
             "weights_sha256": contract.weights_sha256,
-            "contract_sha256": contract.sha256(),
+            # How many instances a server runs, and its batches, are the operator's business: the mask is the same.
+            "contract_sha256": replace(contract, max_batch=1, instances=1).sha256(),
             "radiometry": options.radiometry,
             "mosaic": options.mosaic,
         }
@@ -83,41 +90,65 @@ class OutputPlan:
         return cls(mask=target / f"{stem}.tif", quicklook=target / f"{stem}.png", fingerprint=fingerprint, tags=tags)
 
     def is_done(self, options: MaskOptions) -> bool:
-        """Tell whether the mask is there already, valid and with this fingerprint.
+        """Tell whether the mask is there already, whole and with this fingerprint; a lost quicklook is drawn again.
+
+        A cut or damaged copy of this very mask is not done, and is replaced without being asked.
 
         Raises
         ------
         OutputError
-            If another mask has the name and `options.overwrite` is False.
+            If something else has the name and `options.overwrite` is False, or it cannot be looked at.
         """
-        if not self.mask.exists():
-            return False
-        found = read_fingerprint(self.mask)
-        if found == self.fingerprint:
-            return True
+        try:
+            if not self.mask.exists() or self.mask.is_dir():  # `prepare` speaks of a folder
+                return False
+            found = inspect_mask(self.mask)
+        except OSError as error:
+            raise OutputError(f"cannot look for {self.mask}: {error.strerror}") from error
+        if found.fingerprint == self.fingerprint:
+            return found.is_whole and self._has_quicklook()
         if options.overwrite:
             return False
-        what = f"a mask of another origin (fingerprint {found[:12]}…)" if found else "a file that is no mask of ours"
+        what = "no mask of ours, or damaged (no fingerprint)"
+        if found.fingerprint is not None:
+            what = f"a mask of another origin (fingerprint {found.fingerprint[:12]}…)"
         raise OutputError(
             f"{self.mask} is {what}; this run would write fingerprint {self.fingerprint[:12]}…: "
             "give another --output or --overwrite"
         )
 
+    def _has_quicklook(self) -> bool:
+        """Draw the quicklook from the mask's overview where it is gone; False if the mask does not allow it."""
+        if self.quicklook.is_file():
+            return True
+        try:
+            pixels, colours = read_quicklook_pixels(self.mask)
+        except RasterioError:
+            return False
+        write_atomically([(self.quicklook, [encode_quicklook(pixels, colours)])])
+        return True
+
     def prepare(self) -> None:
-        """Make the product's folder now, so that a wrong place is found before any work is done.
+        """Make the product's folder and try it, so that a wrong place is found before any work is done.
+
+        Temporary files of processes that were killed are removed.
 
         Raises
         ------
         OutputError
-            If the folder cannot be made or written to.
+            If the folder cannot be made or written to, or a folder has the name of a file.
         """
         folder = self.mask.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            # Asking for permissions is not enough: a file system may be read-only, a quota may have ended.
+            tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
-            raise OutputError(f"cannot make the output folder {folder}: {error.strerror}") from error
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise OutputError(f"cannot write to the output folder {folder}: permission denied")
+            raise output_error(folder, error) from error
+        for path in (self.mask, self.quicklook):
+            if path.is_dir():
+                raise output_error(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+            remove_stale(path)
 
     def discard_folder(self) -> None:
         """Remove the product's folder where nothing was written to it."""

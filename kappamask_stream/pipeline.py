@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
+from kappamask_stream.atomic import publish
 from kappamask_stream.blend import BlendMosaic
 from kappamask_stream.budget import ByteBudget
 from kappamask_stream.cog import CogSpec, CogStream
@@ -28,9 +29,10 @@ from kappamask_stream.jp2 import DecodePlan, TileStream, bands_of, index_bands
 from kappamask_stream.mosaic import CropMosaic
 from kappamask_stream.nodata import nodata_mask
 from kappamask_stream.output import MaskOptions, OutputPlan
-from kappamask_stream.quicklook import write_quicklook
+from kappamask_stream.quicklook import encode_quicklook
 from kappamask_stream.radiometry import offset_scale
 from kappamask_stream.result import ProductProgress, ProductResult, StageClock
+from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,14 +116,14 @@ async def mask_product(
             f"{contract.level}: choose a model for {product.level}"
         )
     plan = OutputPlan.of(product, contract, options, folder)
-    if await asyncio.to_thread(plan.is_done, options):
+    if await in_thread(None, plan.is_done, options):
         progress.state = "skipped"
         return ProductResult(
             product=product.name, status="skipped", output=plan.mask, quicklook=plan.quicklook,
             seconds=time.monotonic() - started, model=contract.name, fingerprint=plan.fingerprint,
         )  # fmt: skip
-    await asyncio.to_thread(plan.prepare)
     try:
+        await in_thread(None, plan.prepare)
         job = _Job(product, model, resources, options, plan, progress, started)
         return await job.run()
     except BaseException:
@@ -177,14 +179,16 @@ class _Job:
         self.progress.started = time.monotonic()
         self.progress.state = "streaming"
         async with CogStream(self._cog_spec(), self.resources.workers) as self.cog:
+            reservation = _reservation(decode_plan, self.resources.settings)
             stream = TileStream(
                 self.product.source,
                 decode_plan,
                 executor=self.resources.decoders,
                 workers=self.resources.settings.decode_threads,
+                reservation_bytes=reservation,
                 read_ahead=self.resources.settings.read_ahead_tiles,
             )
-            await self._stream_tiles(stream, decode_plan.required_bytes)
+            await self._stream_tiles(stream, reservation)
             self.progress.state = "closing"
             with self.clock.measure("close"):
                 await self._close()
@@ -216,13 +220,13 @@ class _Job:
             retries=self.retries,
         )
 
-    async def _stream_tiles(self, stream: TileStream, required_bytes: int) -> None:
+    async def _stream_tiles(self, stream: TileStream, reservation_bytes: int) -> None:
         """Read all tiles and answer each; returns when the last answer is in the mosaic."""
         try:
             async with asyncio.TaskGroup() as tasks, AsyncExitStack() as ring:
                 # The ring's bytes are given back with the last tile read, not with the last answer: the next
                 # product is read while this one's answers are still coming.
-                await ring.enter_async_context(self.resources.budget.reserve(required_bytes))
+                await ring.enter_async_context(self.resources.budget.reserve(reservation_bytes, what=self.product.name))
                 async with stream:
                     async for pixels in stream:
                         await self._dispatch(pixels, tasks)
@@ -238,30 +242,31 @@ class _Job:
             await self._add(pixels, None, None)
             return
         await self.model.credits.acquire()
-        tasks.create_task(self._answer(pixels))
         self.progress.tiles_in_flight += 1
+        # Given back by a callback: a task that is cancelled before its first step runs no `finally` of its own.
+        tasks.create_task(self._answer(pixels)).add_done_callback(self._answered)
+
+    def _answered(self, _: asyncio.Task[None]) -> None:
+        self.progress.tiles_in_flight -= 1
+        self.model.credits.release()
 
     async def _answer(self, pixels: TilePixels) -> None:
-        """Send one tile and put its answer into the mosaic; holds one of the model's credits."""
-        try:
-            corrected = self.options.radiometry == "corrected"
-            missing = await self._work(nodata_mask, pixels.tensors, self.contract) if corrected else None
-            request = TileRequest(
-                name=f"tile at row {pixels.tile.row}, column {pixels.tile.col} of {self.product.name}",
-                tensors=pixels.tensors,
-                offset=self.offset,
-                scale=self.scale,
-                probabilities=self.options.mosaic == "blend",
+        """Send one tile and put its answer into the mosaic; its task holds one of the model's credits."""
+        corrected = self.options.radiometry == "corrected"
+        missing = await self._work(nodata_mask, pixels.tensors, self.contract) if corrected else None
+        request = TileRequest(
+            name=f"tile at row {pixels.tile.row}, column {pixels.tile.col} of {self.product.name}",
+            tensors=pixels.tensors,
+            offset=self.offset,
+            scale=self.scale,
+            probabilities=self.options.mosaic == "blend",
+        )
+        with self.clock.measure("infer"):
+            result = await infer_with_retry(
+                self.model.client, request, window=self.model.window, policy=self.policy, on_retry=self._note
             )
-            with self.clock.measure("infer"):
-                result = await infer_with_retry(
-                    self.model.client, request, window=self.model.window, policy=self.policy, on_retry=self._note
-                )
-            self.inferred += 1
-            await self._add(pixels, result, missing)
-        finally:
-            self.progress.tiles_in_flight -= 1
-            self.model.credits.release()
+        self.inferred += 1
+        await self._add(pixels, result, missing)
 
     async def _add(self, pixels: TilePixels, result: InferResult | None, missing: NDArray[np.bool_] | None) -> None:
         """Put a tile into the mosaic and hand finished blocks to the COG."""
@@ -294,11 +299,12 @@ class _Job:
         return blocks
 
     async def _close(self) -> None:
-        """Write the mask, then its quicklook: a mask under its final name is a finished one."""
-        await self.cog.close(self.plan.mask)
-        self.closed = time.monotonic()
+        """Publish quicklook and mask together, the mask last: under its final name it says that all is there."""
+        mask = await self.cog.finish()
         colours = {c.value: c.colour for c in self.contract.classes}
-        await self._work(write_quicklook, self.plan.quicklook, self.cog.quicklook_pixels(), colours)
+        picture = await self._work(encode_quicklook, self.cog.quicklook_pixels(), colours)
+        await publish([(self.plan.quicklook, [picture]), (self.plan.mask, mask)])
+        self.closed = time.monotonic()
 
     async def _decode_plan(self) -> DecodePlan:
         """Index every file of the model's bands and plan what is decoded when."""
@@ -329,7 +335,7 @@ class _Job:
         )
 
     async def _work(self, function: Callable[..., T], *args: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.resources.workers, function, *args)
+        return await in_thread(self.resources.workers, function, *args)
 
     def _note(self, text: str) -> None:
         self.retries += 1
@@ -344,6 +350,15 @@ def _mask_size(product: Product, contract: ModelContract) -> tuple[int, int]:
             f"the model {contract.name} makes masks of {contract.gsd_m} m"
         )
     return product.sizes[contract.gsd_m]
+
+
+def _reservation(plan: DecodePlan, settings: Settings) -> int:
+    """Return the bytes that a product's decoded pixels may take: all of them if they fit into its share of the budget.
+
+    What a product needs at least it gets, even beyond its share: then it waits until the others leave that much.
+    """
+    share = settings.memory_budget_bytes // settings.products_at_once
+    return max(plan.required_bytes, min(sum(unit.nbytes for unit in plan.units), share))
 
 
 def _mosaic(options: MaskOptions, contract: ModelContract, grid: TileGrid) -> CropMosaic | BlendMosaic:

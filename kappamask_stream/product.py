@@ -13,6 +13,7 @@ from kappamask_stream.errors import ProductError
 from kappamask_stream.metadata import XML_LIMIT, product_metadata, tile_metadata
 from kappamask_stream.names import ProductName, band_of_file, parse_product_name
 from kappamask_stream.sources import SubSource
+from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -191,7 +192,7 @@ async def _read_xml(source: Source, path: str, parse: Callable[[bytes, str], T])
     """Read and parse an XML file; returns its fields and its SHA-256."""
     data = await source.read_all(path, limit=XML_LIMIT)
     # Half a megabyte of XML would hold the event loop for 10 ms.
-    fields = await asyncio.to_thread(parse, data, f"{source.label}/{path}")
+    fields = await in_thread(None, parse, data, f"{source.label}/{path}")
     return fields, hashlib.sha256(data).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""A picture of a mask for people."""
+"""A picture of a mask for people. Pure."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ from typing import TYPE_CHECKING
 import imagecodecs
 import numpy as np
 
-from kappamask_stream.cog import write_atomically
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
 
-def write_quicklook(path: Path, pixels: NDArray[np.uint8], colours: Mapping[int, tuple[int, int, int]]) -> int:
-    """Write class values, uint8 ``[height, width]``, as a PNG in the classes' colours; returns its size in bytes.
+def encode_quicklook(pixels: NDArray[np.uint8], colours: Mapping[int, tuple[int, ...]]) -> bytes:
+    """Draw class values as a PNG.
 
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
+    Parameters
+    ----------
+    pixels : uint8 ``[height, width]``, class values.
+    colours : 8-bit red, green, blue (what follows is ignored) per class value; others are black.
     """
     palette = np.zeros((256, 3), np.uint8)
     for value, colour in colours.items():
-        palette[value] = colour
-    return write_atomically(path, [bytes(imagecodecs.png_encode(palette[pixels]))])
+        palette[value] = colour[:3]
+    return bytes(imagecodecs.png_encode(palette[pixels]))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kappamask_stream.errors import KappaMaskError
     from kappamask_stream.inference.types import BatchSizes
 
-State = Literal["waiting", "indexing", "streaming", "closing", "done", "skipped", "failed"]
+State = Literal["waiting", "opening", "verifying", "indexing", "streaming", "closing", "done", "skipped", "failed"]
 
 
 @dataclass(kw_only=True)
@@ -23,7 +23,7 @@ class ProductProgress:
 
     Attributes
     ----------
-    product : name of the product.
+    product : name of the product; until it is opened, the path as given.
     state : what is happening.
     tiles_total, tiles_read, tiles_in_flight, tiles_done : counts of tiles of the grid.
     pixels_read : pixels of the mask's resolution in tiles read (for Mpx/s).
@@ -84,7 +84,8 @@ class ProductResult:
     status : ``done``, ``skipped`` (a valid output of the same fingerprint was there) or ``failed``.
     output, quicklook : paths of the files, None where failed.
     error : why it failed.
-    seconds : wall time from opening the product to the closed file.
+    seconds : wall time from the opened product and the connected model to the closed file; of a failure, from its
+        turn to the failure.
     tiles, tiles_inferred, tiles_empty : of the grid; empty ones hold no data and were not sent.
     codestream_tiles_decoded, codestream_tiles_empty, codestream_tiles_decoded_twice : of the JPEG 2000 files;
         empty ones have the bytes of one already decoded to all zero.
@@ -121,7 +122,8 @@ class ProductResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``--json`` prints, one per product."""
-        batches = self.batch_sizes
+        counts = self.batch_sizes.counts if self.batch_sizes else None
+        reason = self.batch_sizes.reason if self.batch_sizes else f"the product was {self.status}"
         return {
             "product": self.product,
             "status": self.status,
@@ -142,8 +144,8 @@ class ProductResult:
             "classes": {name: round(share, 6) for name, share in self.classes.items()},
             "stages": {stage: round(seconds, 3) for stage, seconds in self.stages.items()},
             "model": self.model,
-            "batch_sizes": None if batches is None or batches.counts is None else dict(batches.counts),
-            "batch_sizes_reason": None if batches is None else batches.reason,
+            "batch_sizes": None if counts is None else {str(size): n for size, n in counts.items()},
+            "batch_sizes_reason": reason,
             "retries": self.retries,
             "fingerprint": self.fingerprint,
         }
@@ -155,7 +157,7 @@ def peak_rss_bytes() -> int | None:
     On Linux from VmHWM: getrusage would count what the process was before exec.
     """
     try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
+        status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
     except OSError:
         import resource
         import sys

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kappamask_stream.errors import KappaMaskError, OutputError
+from kappamask_stream.errors import InternalError, KappaMaskError, UsageError
 from kappamask_stream.manifest import verify
 from kappamask_stream.pipeline import mask_product
 from kappamask_stream.product import open_product
@@ -32,22 +33,28 @@ async def mask_products(
 ) -> AsyncGenerator[ProductResult]:
     """Mask products, `products_at_once` at a time, and yield each result as it comes.
 
-    A product that fails becomes a result with its error; the others go on. Closing the iterator early cancels
-    what is in work.
+    A product that fails, for whatever reason, becomes a result with its error; the others go on. Closing the iterator
+    early cancels what is in work.
     """
     slots = asyncio.Semaphore(resources.settings.products_at_once)
     in_work: set[str] = set()
 
     async def one(path: Path) -> ProductResult:
-        progress = ProductProgress(product=path.name or str(path))
+        progress = ProductProgress(product=str(path))
         async with slots:
+            started = time.monotonic()
             if on_start is not None:
                 on_start(progress)
             try:
                 return await _mask_path(path, models, resources, options, progress, in_work, verify_checksums)
-            except KappaMaskError as error:
+            except Exception as error:  # noqa: BLE001 - it is reported with the product, the others go on
                 progress.state = "failed"
-                return ProductResult(product=progress.product, status="failed", error=error)
+                return ProductResult(
+                    product=progress.product,
+                    status="failed",
+                    error=_of_ours(error),
+                    seconds=time.monotonic() - started,
+                )
 
     tasks = [asyncio.create_task(one(path), name=f"mask {path}") for path in paths]
     try:
@@ -71,19 +78,32 @@ async def _mask_path(
     """Open one product, check it if asked to, and mask it."""
     source = DirectorySource(path)
     try:
+        progress.state = "opening"
         product = await open_product(source)
-        progress.product = product.name
+        progress.product, progress.note = product.name, "; ".join(product.notes) or None
         if product.name in in_work:
-            raise OutputError(f"{path} is {product.name}, which this run masks already: name each product once")
+            raise UsageError(f"{path} is {product.name}, which this run masks already: name each product once")
         in_work.add(product.name)
         if verify_checksums:
-            progress.note = "verifying checksums"
-            await verify(source)
+            progress.state = "verifying"
+            progress.note = "; ".join(await verify(source)) or progress.note
+            progress.state = "waiting"
         model = await models.get(product.level)
         folder = Path(resources.settings.output)
         return await mask_product(product, model, resources, options, folder, progress)
     finally:
         await source.aclose()
+
+
+def _of_ours(error: Exception) -> KappaMaskError:
+    """Keep an error of this package; anything else is a fault of the program and says so."""
+    if isinstance(error, KappaMaskError):
+        return error
+    ours = InternalError(
+        f"{type(error).__name__}: {error}; this is a fault of kappamask-stream, please report it with what -v prints"
+    )
+    ours.__cause__ = error
+    return ours
 
 
 def exit_code(results: Sequence[ProductResult]) -> int:

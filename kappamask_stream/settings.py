@@ -1,47 +1,72 @@
-"""All limits and places in one model: flags, ``KAPPAMASK_*`` variables and defaults meet here.
+"""All limits and places in one model: flags, ``KAPPAMASK_*`` variables, a configuration file and defaults meet here.
 
-Every limit has a currency in its name; the description says what a larger or smaller value does.
+Every limit has a currency in its name; the description says what a larger or smaller value does. `settings_table`
+is the documentation: docs/settings.md holds what it returns.
 """
 
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from kappamask_stream.errors import UsageError
+
+_PREFIX = "KAPPAMASK_"
+_CONFIG_VARIABLE = "KAPPAMASK_CONFIG"
+
+#: Files and variables know no shell that would turn ``~`` into the home folder.
+UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111 - never raises
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def config_path() -> Path:
+    """Return the configuration file's place; it need not be there unless KAPPAMASK_CONFIG names it."""
+    if named := os.environ.get(_CONFIG_VARIABLE):
+        return Path(named)
+    folder = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 - never raises
+    return Path(folder) / "kappamask-stream" / "config.toml"
+
+
 class Settings(BaseSettings):
-    """Settings of one process; flags override variables, variables override defaults."""
+    """Settings of one process; flags override variables, variables the configuration file, the file defaults."""
 
-    model_config = SettingsConfigDict(env_prefix="KAPPAMASK_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
 
-    output: Path = Field(default=Path(), description="Folder that receives one folder per product.")
+    output: UserPath = Field(
+        default=Path(),
+        description="Folder that receives one folder per product.",
+        json_schema_extra={"flag": "--output"},
+    )
     triton: str | None = Field(
-        default=None, description="Endpoint grpc://HOST:PORT of a Triton; none starts one on this machine."
+        default=None,
+        description="Endpoint grpc://HOST:PORT of a Triton; none starts one on this machine.",
+        json_schema_extra={"flag": "--triton"},
     )
     compression: Literal["deflate", "zstd"] = Field(
         default="deflate",
         description="Compression of the mask; zstd is quicker to read, deflate is read everywhere.",
+        json_schema_extra={"flag": "--compression"},
     )
     memory_budget_mb: int = Field(
         default=448,
         ge=16,
         description="Decoded pixels held by all products of this process, MB. A product starts when its share fits; "
         "more lets decoding run further ahead and products overlap more.",
+        json_schema_extra={"flag": "--memory-budget-mb"},
     )
     decode_threads: int = Field(
         default_factory=_cores,
         ge=1,
         description="Threads that decode JPEG 2000; more than cores do not help.",
+        json_schema_extra={"default": "the cores that this process may use"},
     )
     read_ahead_tiles: int = Field(
         default=8, ge=1, description="Compressed codestream tiles read ahead of the decoder, per product."
@@ -49,7 +74,8 @@ class Settings(BaseSettings):
     max_in_flight: int | None = Field(
         default=None,
         ge=1,
-        description="Requests in flight per model; default 2 x max_batch x instances of the model. Overload lowers it.",
+        description="Requests in flight per model. Overload lowers it.",
+        json_schema_extra={"flag": "--max-in-flight", "default": "2 x max_batch x instances of the model"},
     )
     products_at_once: int = Field(
         default=2,
@@ -70,8 +96,10 @@ class Settings(BaseSettings):
         gt=0,
         description="Seconds for which a tile is sent again while the server's queue is full.",
     )
-    server_env: Path | None = Field(
-        default=None, description="The local server's Python environment; default: in the user's data folder."
+    server_env: UserPath | None = Field(
+        default=None,
+        description="The local server's Python environment.",
+        json_schema_extra={"flag": "--env", "default": "in the user's data folder"},
     )
 
     @property
@@ -79,21 +107,69 @@ class Settings(BaseSettings):
         """The ring buffers' budget in bytes."""
         return self.memory_budget_mb * 1024 * 1024
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: flags, variables, configuration file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_path())
+
 
 def load_settings(**flags: object) -> Settings:
-    """Build the settings from flags that were given (None: not given), variables and defaults.
+    """Build the settings from flags that were given (None: not given), variables, configuration file and defaults.
 
     Raises
     ------
     UsageError
-        With the name of the flag or variable, the value and what is allowed.
+        With the setting, the flag, variable or file it came from, the value and what is allowed; or if the
+        configuration file cannot be read.
     """
+    given = {name: value for name, value in flags.items() if value is not None}
+    path = config_path()
+    if _CONFIG_VARIABLE in os.environ and os.environ[_CONFIG_VARIABLE] and not path.is_file():
+        raise UsageError(f"{_CONFIG_VARIABLE} names {path}, which is no file: correct or unset it")
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
+        return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(
-            f"setting {name} (flag --{name.replace('_', '-')} or variable KAPPAMASK_{name.upper()}) "
-            f"is {first['input']!r}: {first['msg']}"
-        ) from error
+        raise UsageError(_complaint(str(first["loc"][0]), first["input"], first["msg"], given)) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"the configuration file {path} cannot be read: {error}") from error
+
+
+def _complaint(name: str, value: object, allowed: str, given: dict[str, object]) -> str:
+    """Say which setting is wrong and where it comes from."""
+    variable, path = _PREFIX + name.upper(), config_path()
+    if name not in Settings.model_fields:
+        return f"{path} sets {name}, which is no setting; there are {', '.join(Settings.model_fields)}"
+    flag = _shown(name).get("flag")
+    if name in given:
+        where = f"from flag {flag or name}"
+    elif os.environ.get(variable):
+        where = f"from variable {variable}"
+    else:
+        where = f"from {path}"
+    change = f"flag {flag} or variable {variable}" if flag else f"variable {variable}"
+    return f"setting {name} is {value!r} ({where}): {allowed}; change it with {change}"
+
+
+def _shown(name: str) -> dict[str, Any]:
+    extra = Settings.model_fields[name].json_schema_extra
+    return extra if isinstance(extra, dict) else {}
+
+
+def settings_table() -> str:
+    """Return all settings as a Markdown table."""
+    lines = ["| setting | flag | variable | default | meaning |", "| --- | --- | --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        flag, default = _shown(name).get("flag"), _shown(name).get("default")
+        if default is None:
+            default = "none" if field.default is None else f"`{field.default}`"
+        flag_text = f"`{flag}`" if flag else ""
+        lines.append(f"| `{name}` | {flag_text} | `{_PREFIX}{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kappamask_stream.errors import ProductError
 from kappamask_stream.names import checked_path
+from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -98,16 +99,16 @@ class DirectorySource:
         """See `Source.files`."""
         async with self._listing:
             if self._files is None:
-                self._files = MappingProxyType(await asyncio.to_thread(_list, self.root))
+                self._files = MappingProxyType(await in_thread(None, _list, self.root))
             return self._files
 
     async def read(self, path: str, start: int, length: int) -> bytes:
         """See `Source.read`."""
-        return await asyncio.to_thread(self._read, path, start, length)
+        return await in_thread(None, self._read, path, start, length)
 
     async def read_all(self, path: str, *, limit: int) -> bytes:
         """See `Source.read_all`."""
-        return await asyncio.to_thread(self._read_all, path, limit)
+        return await in_thread(None, self._read_all, path, limit)
 
     async def aclose(self) -> None:
         """See `Source.aclose`: nothing is held."""

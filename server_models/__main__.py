@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from kappamask_stream.errors import KappaMaskError
+from kappamask_stream.errors import KappaMaskError, ServerSetupError
 
 
 def _say(**event: Any) -> None:
@@ -23,9 +25,15 @@ def _verify(_: argparse.Namespace) -> None:
     import onnxruntime
     import openvino
 
-    from server_models.tritonserver import libpython_folder, triton_files
+    from server_models.tritonserver import libpython_folder, triton_program
 
-    triton_files()
+    if int(np.__version__.split(".")[0]) > 1:
+        raise ServerSetupError(
+            f"numpy {np.__version__} is at {Path(np.__file__).parent}; Triton's Python backend needs numpy < 2"
+        )
+    triton_program()
+    if importlib.util.find_spec("ukis_csmask") is None:
+        raise ServerSetupError("ukis-csmask is not installed")
     libpython_folder()
     versions = {"numpy": np, "onnx": onnx, "onnxruntime": onnxruntime, "openvino": openvino}
     _say(event="verified", versions={name: module.__version__ for name, module in versions.items()})
@@ -54,6 +62,13 @@ def _build(args: argparse.Namespace) -> None:
     _say(event="built", model=contract.name, path=str(args.repository / contract.name))
 
 
+def _configs(args: argparse.Namespace) -> None:
+    from server_models.repository import write_examples
+
+    for path in write_examples(args.folder):
+        _say(event="written", path=str(path))
+
+
 def _supervise(args: argparse.Namespace) -> None:
     from server_models.supervisor import supervise
 
@@ -73,10 +88,15 @@ def main() -> None:
     build.add_argument("--flavour", choices=["python", "onnxruntime"], default="python")
     build.add_argument("--weights", type=Path)
     build.set_defaults(command=_build)
+    configs = commands.add_parser("configs")
+    configs.add_argument("folder", type=Path)
+    configs.set_defaults(command=_configs)
     supervisor = commands.add_parser("supervise", parents=[repository])
     supervisor.add_argument("--state", type=Path, required=True)
     supervisor.set_defaults(command=_supervise)
     args = parser.parse_args()
+    # A build that is told to end unwinds, so that what it has half written is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         args.command(args)
     except KappaMaskError as error:

@@ -39,7 +39,9 @@ _ORDER, _VALUES = (0, 2, 1), (1, 2, 4)
 
 _INPUTS = {
     "L2A": (BandGroup(gsd_m=20, bands=("B02", "B03", "B04", "B8A", "B11", "B12"), tile=TILE, stride=STRIDE),),
-    # L1C has no 20 m files of the visible bands: those of 10 m are averaged in the graph, near infrared is B08.
+    # L1C has no 20 m files of the visible bands: those of 10 m are averaged in the graph, near infrared is B08. It is
+    # digital numbers that are averaged, as a 20 m pixel would have been measured; offset and clamp come after. Clamped
+    # first, the noise of dark water around 0 would come out as brightness.
     "L1C": (
         BandGroup(gsd_m=10, bands=("B02", "B03", "B04", "B08"), tile=2 * TILE, stride=2 * STRIDE),
         BandGroup(gsd_m=20, bands=("B11", "B12"), tile=TILE, stride=STRIDE),
@@ -76,6 +78,17 @@ def contract(level: str, weights_sha256: str, *, max_batch: int = 8) -> ModelCon
     )
 
 
+def published_contract(level: str) -> ModelContract:
+    """Return the contract of csmask as the package's weights make it.
+
+    Raises
+    ------
+    ServerSetupError
+        If the package ukis-csmask is not installed.
+    """
+    return contract(level, hashlib.sha256(_weights(level).read_bytes()).hexdigest())
+
+
 def build(level: str, destination: Path) -> ModelContract:
     """Write the graph for a product level to `destination` (ONNX) and return its contract.
 
@@ -100,7 +113,7 @@ def build(level: str, destination: Path) -> ModelContract:
     model.graph.name = f"csmask_{level.lower()}"
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, destination)
-    return contract(level, hashlib.sha256(weights.read_bytes()).hexdigest())
+    return published_contract(level)
 
 
 def _weights(level: str) -> Path:
@@ -187,12 +200,17 @@ def _preprocessing(level: str, mean: np.ndarray[Any, Any], deviation: np.ndarray
         helper.make_node("Sub", ["reflectance", "mean"], ["centred"]),
         helper.make_node("Div", ["centred", "deviation"], ["network_input"]),
         helper.make_node("Abs", ["network_input"], ["input_magnitude"]),
-        helper.make_node("ReduceSum", ["input_magnitude", "axes_all"], ["input_total"], keepdims=0),
+        helper.make_node("ReduceSum", ["input_magnitude", "axes_all"], ["pixels_total"], keepdims=0),
+        # OpenVINO's Relu makes 0 of NaN, and -inf is clamped to 0: offsets are looked at before they are applied.
+        helper.make_node("Abs", ["OFFSET"], ["offset_magnitude"]),
+        helper.make_node("ReduceSum", ["offset_magnitude", "axis_1"], ["offset_total"], keepdims=0),
+        helper.make_node("Add", ["pixels_total", "offset_total"], ["input_total"]),
     ]
     inputs += [_value(name, TensorProto.FLOAT, ["N", 6]) for name in ("OFFSET", "SCALE")]
     constants = {
         "axes_hw": np.array([2, 3], np.int64),
         "axes_all": np.array([1, 2, 3], np.int64),
+        "axis_1": np.array([1], np.int64),
         "mean": mean,
         "deviation": deviation,
     }

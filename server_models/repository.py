@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from kappamask_stream.contract import PARAMETER_KEY, ModelContract
-from kappamask_stream.errors import ContractError
+from kappamask_stream.errors import ContractError, OutputError, UsageError
+from server_models import csmask
 from server_models.registry import find
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from server_models.registry import KnownModel
 
 Flavour = Literal["python", "onnxruntime"]
+FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
+
+_STAMP = "built.json"
+#: Modules that serve graphs and make none.
+_SERVING = {
+    "__main__",
+    "leftovers",
+    "openvino_engine",
+    "repository",
+    "selfcheck",
+    "serving",
+    "supervisor",
+    "tether",
+    "tritonserver",
+}
 
 #: Requests that may wait: several clients' windows; more are refused, and clients slow down.
 _QUEUE_BATCHES = 16
@@ -27,8 +48,9 @@ _QUEUE_DELAY_US = 2000
 
 def templates() -> Path:
     """Return the folder ``triton/``: beside this package in a checkout, inside it in a wheel."""
-    packaged = Path(__file__).parent / "_triton"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "triton"
+    here = Path(__file__).resolve().parent  # the environment sees this package through a link
+    packaged = here / "_triton"
+    return packaged if packaged.is_dir() else here.parent / "triton"
 
 
 def config_pbtxt(contract: ModelContract, flavour: Flavour, engine: Mapping[str, str] | None = None) -> str:
@@ -77,7 +99,7 @@ def _parameter(key: str, value: str) -> str:
 def build_model(
     name: str, repository: Path, flavour: Flavour = "python", *, weights: Path | None = None
 ) -> ModelContract:
-    """Build a model and put it into a repository, all at once: a reader sees the old folder or the new one.
+    """Build a model and put it into a repository: whoever reads sees a whole folder, the old one or the new one.
 
     Raises
     ------
@@ -85,22 +107,50 @@ def build_model(
         If there is no such model, or it needs a weights file.
     InputError
         If the weights file is damaged or of another network.
+    OutputError
+        If the repository cannot be written.
     """
-    repository.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=repository) as folder:
-        made = Path(folder) / name
-        version = made / "1"
-        version.mkdir(parents=True)
-        contract = find(name).build(version / "model.onnx", weights)
-        (made / "config.pbtxt").write_text(config_pbtxt(contract, flavour))
-        (made / "contract.json").write_text(contract.to_json())
-        if flavour == "python":
-            shutil.copy(templates() / "python_backend" / "model.py", version / "model.py")
-        target = repository / name
-        if target.exists():
-            target.rename(Path(folder) / "replaced")
-        made.rename(target)
+    model = find(name)
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        with _only_writer(repository):
+            for abandoned in repository.glob(f".{name}.*"):  # by a build that was killed: we are the only writer
+                shutil.rmtree(abandoned, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=repository) as folder:
+                made = Path(folder) / name
+                contract = _write(model, made, flavour, weights)
+                target = repository / name
+                if target.exists():
+                    target.rename(Path(folder) / "replaced")
+                made.rename(target)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {name} into the model repository {repository}: {error.strerror} ({error.filename})"
+        ) from error
     return contract
+
+
+def _write(model: KnownModel, folder: Path, flavour: Flavour, weights: Path | None) -> ModelContract:
+    version = folder / "1"
+    version.mkdir(parents=True)
+    contract = model.build(version / "model.onnx", weights)
+    (folder / "config.pbtxt").write_text(config_pbtxt(contract, flavour))
+    (folder / "contract.json").write_text(contract.to_json())
+    (folder / _STAMP).write_text(json.dumps({"flavour": flavour, "recipe_sha256": _recipe_sha256()}))
+    if flavour == "python":
+        shutil.copy(templates() / "python_backend" / "model.py", version / "model.py")
+    return contract
+
+
+@contextlib.contextmanager
+def _only_writer(repository: Path) -> Iterator[None]:
+    """Wait for other builders of a repository: two states of one environment share it."""
+    descriptor = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def built_contract(name: str, repository: Path) -> ModelContract | None:
@@ -112,15 +162,65 @@ def built_contract(name: str, repository: Path) -> ModelContract | None:
 
 
 def is_current(name: str, repository: Path) -> bool:
-    """Tell whether a built model has the backend and configuration that this version would write."""
-    contract = built_contract(name, repository)
+    """Tell whether a built model is what this version would build: graph recipe, backend and configuration."""
+    contract, folder = built_contract(name, repository), repository / name
     if contract is None:
         return False
-    folder = repository / name
     try:
-        backend = (folder / "1" / "model.py").read_bytes()
+        stamp = json.loads((folder / _STAMP).read_text())
+        flavour: Flavour = "onnxruntime" if stamp["flavour"] == "onnxruntime" else "python"
+        backend = (folder / "1" / "model.py").read_bytes() if flavour == "python" else b""
         config = (folder / "config.pbtxt").read_text()
-    except OSError:
+        graph = (folder / "1" / "model.onnx").stat().st_size
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    expected = (templates() / "python_backend" / "model.py").read_bytes()
-    return backend == expected and config == config_pbtxt(contract, "python") and os.access(folder, os.R_OK)
+    expected = (templates() / "python_backend" / "model.py").read_bytes() if flavour == "python" else b""
+    return bool(
+        graph
+        and stamp.get("recipe_sha256") == _recipe_sha256()
+        and backend == expected
+        and config == config_pbtxt(contract, flavour)
+    )
+
+
+def is_built(name: str, repository: Path, weights: str | None) -> bool:
+    """Tell whether a model is there as this version would build it from these weights (None: from any).
+
+    Raises
+    ------
+    UsageError
+        If the weights cannot be read.
+    """
+    if not is_current(name, repository):
+        return False
+    if weights is None:
+        return True
+    contract = built_contract(name, repository)
+    try:
+        with Path(weights).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"cannot read the weights {weights}: {error.strerror}") from error
+    return contract is not None and contract.weights_sha256 == digest
+
+
+def write_examples(folder: Path) -> list[Path]:
+    """Write the configurations of csmask in both flavours, as examples to read."""
+    written = []
+    for flavour in FLAVOURS:
+        for level in ("L1C", "L2A"):
+            contract = csmask.published_contract(level)
+            path = folder / flavour / contract.name / "config.pbtxt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(config_pbtxt(contract, flavour))
+            written.append(path)
+    return written
+
+
+def _recipe_sha256() -> str:
+    """Digest of the modules that make graphs: a graph made by others is made again."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if path.stem not in _SERVING:
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

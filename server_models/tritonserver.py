@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
 import os
 import secrets
@@ -13,16 +12,17 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kappamask_stream.errors import ServerSetupError
+from server_models.leftovers import adopt_orphans, end_group, hide_argument, region_prefix, remove_leftovers
+from server_models.tether import tethered
 
-_PR_SET_PDEATHSIG = 1
-#: Seconds between SIGTERM and SIGKILL: with requests queued, tritonserver takes half a minute to leave by itself.
-_GRACE_S = 1.5
 _ALLOCATION_POOL = 64
+_LOG_LIMIT = 8 * 1024 * 1024
+#: What only the supervisor may do: loading (a model is code), mapping memory, writing logs and traces to files.
+RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
 
 
 def triton_files() -> Path:
@@ -39,6 +39,22 @@ def triton_files() -> Path:
             "nvidia-pytriton is not installed in the server's environment: run `kappamask-stream server install`"
         )
     return Path(found.submodule_search_locations[0]) / "tritonserver"
+
+
+def triton_program() -> Path:
+    """Return NVIDIA's tritonserver.
+
+    Raises
+    ------
+    ServerSetupError
+        If it is not there.
+    """
+    program = triton_files() / "bin" / "tritonserver"
+    if not os.access(program, os.X_OK):
+        raise ServerSetupError(
+            f"Triton's program {program} is missing or cannot be run: run `kappamask-stream server install` again"
+        )
+    return program
 
 
 def libpython_folder() -> Path:
@@ -69,6 +85,25 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+def require_free(port: int, log: Path) -> None:
+    """Refuse a port on which somebody listens, or that this user may not use.
+
+    Raises
+    ------
+    ServerSetupError
+        With the port, the system's reason and the remedy.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Triton does: old connections are no bar
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ServerSetupError(
+                f"Triton cannot listen on port {port} of 127.0.0.1 ({os.strerror(error.errno or 0).lower()}): choose "
+                f"another with --port, or leave --port out to take a free one; Triton's log: {log}"
+            ) from error
+
+
 @dataclass
 class TritonProcess:
     """A tritonserver on loopback ports, in a process group of its own, serving nothing until told to.
@@ -77,14 +112,16 @@ class TritonProcess:
     ----------
     repository : model repository.
     private : folder of this server only: backend directory, log.
-    grpc_port, metrics_port : on 127.0.0.1.
-    key : header value without which model control is refused.
+    grpc_port, metrics_port : on 127.0.0.1; 0 is chosen at the start.
+    restricted : parts of the protocol that want the key.
+    key : header value without which they are refused.
     """
 
     repository: Path
     private: Path
     grpc_port: int = 0
     metrics_port: int = 0
+    restricted: tuple[str, ...] = RESTRICTED
     key: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
     process: subprocess.Popen[bytes] | None = None
 
@@ -109,12 +146,43 @@ class TritonProcess:
         ServerSetupError
             If files are missing.
         """
-        files = triton_files()
+        files, program = triton_files(), triton_program()
         backends = self._private_backends(files)
-        if not self.grpc_port:
-            self.grpc_port, self.metrics_port = free_ports(2)
-        command = [
-            str(files / "bin" / "tritonserver"),
+        fresh = free_ports(2)
+        self.grpc_port = self.grpc_port or fresh[0]
+        self.metrics_port = self.metrics_port or fresh[1]
+        adopt_orphans()
+        _cap(self.log_path)
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                tethered(self._command(program, backends), signal.SIGKILL),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment(files),
+                start_new_session=True,
+            )
+
+    def hide_key(self) -> bool:
+        """Take the key out of the process list; call when the server is ready, which has read it then."""
+        return self.process is not None and hide_argument(self.process.pid, self.key)
+
+    def stop(self) -> None:
+        """End the whole process group at once; returns when all of it and what it left is gone.
+
+        A tritonserver that is asked to end takes 3 s, with requests queued half a minute, and has nothing to save.
+        """
+        if self.process is None:
+            return
+        end_group(self.process.pid)
+        self.process.wait()
+        self.process = None
+        remove_leftovers(self.private)
+
+    def _command(self, program: Path, backends: Path) -> list[str]:
+        python = f"shm-default-byte-size={16 * 2**20}", f"shm-region-prefix-name={region_prefix(self.private)}"
+        return [
+            str(program),
             f"--model-repository={self.repository}",
             f"--backend-directory={backends}",
             "--model-control-mode=explicit",
@@ -126,43 +194,11 @@ class TritonProcess:
             "--metrics-address=127.0.0.1",
             f"--metrics-port={self.metrics_port}",
             "--allow-gpu-metrics=false",
-            f"--grpc-restricted-protocol=model-repository,shared-memory:kappamask-key={self.key}",
+            f"--grpc-restricted-protocol={','.join(self.restricted)}:kappamask-key={self.key}",
             f"--grpc-infer-allocation-pool-size={_ALLOCATION_POOL}",
-            "--backend-config=python,shm-default-byte-size=16777216",
+            *(f"--backend-config=python,{setting}" for setting in python),
             "--disable-auto-complete-config",
-            "--exit-timeout-secs=5",
         ]
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self._environment(files),
-                start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one thread runs here
-            )
-
-    def stop(self) -> None:
-        """End the whole process group, with patience first; returns when all of it is gone."""
-        if self.process is None:
-            return
-        group = self.process.pid
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(_GRACE_S)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)
-        self.process.wait()
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            try:
-                os.killpg(group, 0)
-            except ProcessLookupError:
-                break
-            time.sleep(0.02)
-        _remove_shared_memory()
 
     def _private_backends(self, files: Path) -> Path:
         """Make a backend directory with the stub of the running Python beside Triton's Python backend."""
@@ -180,7 +216,9 @@ class TritonProcess:
                 link.unlink(missing_ok=True)
                 link.symlink_to(path)
         # The stub is looked for beside the backend by its real path, so it is copied.
-        shutil.copy2(stub / "triton_python_backend_stub", target / "triton_python_backend_stub")
+        copied = target / "triton_python_backend_stub"
+        copied.unlink(missing_ok=True)
+        shutil.copy2(stub / "triton_python_backend_stub", copied)
         return target.parent
 
     def _environment(self, files: Path) -> dict[str, str]:
@@ -195,22 +233,7 @@ class TritonProcess:
         }
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent is gone, whatever way."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _remove_shared_memory() -> None:
-    """Remove regions that a killed Python backend left: their names carry no owner, so those nobody maps any more."""
-    shm = Path("/dev/shm")  # noqa: S108 - POSIX shared memory
-    regions = [path for path in shm.glob("triton_python_backend_shm_region_*") if path.stat().st_uid == os.getuid()]
-    if not regions:
-        return
-    mapped = set()
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with contextlib.suppress(OSError):
-            text = maps.read_text()
-            mapped |= {path for path in regions if str(path) in text}
-    for path in set(regions) - mapped:
-        with contextlib.suppress(OSError):
-            path.unlink()
+def _cap(log: Path) -> None:
+    """Keep the end of a long log."""
+    if log.exists() and log.stat().st_size > _LOG_LIMIT:
+        log.write_bytes(log.read_bytes()[-_LOG_LIMIT // 2 :])

@@ -10,6 +10,9 @@ import pytest
 from hypothesis import settings
 
 from kappamask_stream.contract import BandGroup, MaskClass, ModelContract
+from tests.integration.session import csmask_address, session_server
+
+__all__ = ["csmask_address", "session_server"]  # fixtures: one real Triton for tests of all stages
 
 # No deadlines: two cores are shared with servers that other tests start.
 settings.register_profile("kappamask", deadline=None, max_examples=60)
@@ -24,6 +27,21 @@ def shared_dir() -> Path:
     if not (path / "data").is_dir():
         pytest.skip(f"no real data at {path} (set KAPPAMASK_SHARED)")
     return path
+
+
+@pytest.fixture(scope="session")
+def server_env() -> Path:
+    """The local server's environment, as `make test` makes it; tests that need a real Triton skip without it."""
+    from kappamask_stream.errors import ServerSetupError
+    from kappamask_stream.server import ServerEnvironment
+
+    given = os.environ.get("KAPPAMASK_SERVER_ENV")
+    environment = ServerEnvironment.at(Path(given) if given else None)
+    try:
+        environment.require()
+    except ServerSetupError as error:
+        pytest.skip(f"no local Triton: {error}")
+    return environment.path
 
 
 _CLASSES = tuple(

@@ -75,7 +75,7 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # a path that the terminal's encoding lacks is no reason to fail
             stream.reconfigure(errors="backslashreplace")
     try:
-        code: Any = build_app()(standalone_mode=False)
+        code: Any = build_app()(prog_name="kappamask-stream", standalone_mode=False)
     except _CommandLineError as error:
         code = _explain(error)
     except KappaMaskError as error:

@@ -41,7 +41,7 @@ def compare(mask: Path, labels: Path, crosswalk: str) -> Confusion:
     Raises
     ------
     InputError
-        If a file cannot be read or the two do not share a pixel.
+        If a file cannot be read, the mask is none, or the two do not share a pixel.
     """
     import numpy as np
     import rasterio
@@ -67,12 +67,15 @@ def compare(mask: Path, labels: Path, crosswalk: str) -> Confusion:
                 nodata=IGNORED,
             ) as aligned,
         ):
+            if mask_file.dtypes[0] != "uint8":
+                raise InputError(f"{mask} holds {mask_file.dtypes[0]}, a mask holds uint8: is it the first of the two?")
             nodata = CLASS_NAMES.index("MISSING")
             for row in range(0, mask_file.height, _BLOCK_ROWS):
                 window = Window(0, row, mask_file.width, min(_BLOCK_ROWS, mask_file.height - row))
                 masked = mask_file.read(1, window=window)
                 found = aligned.read(1, window=window)
-                classes = table[np.minimum(found, IGNORED).astype(np.uint8)]
+                known = (found >= 0) & (found < IGNORED)  # neither negative, nor NaN, nor beyond the table
+                classes = table[np.where(known, found, IGNORED).astype(np.uint8)]
                 confusion.add(classes, np.where(masked == nodata, np.uint8(IGNORED), masked))
     except rasterio.errors.RasterioError as error:
         raise InputError(f"cannot compare {mask} with {labels}: {error}") from error

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import suppress
+import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from kappamask_stream.result import ProductProgress
 
 _LIVE_PERIOD_S = 0.25
 _PLAIN_PERIOD_S = 10.0
 _OVER = ("done", "skipped", "failed")
+_SHORTEST_NAME = 12
 
 
 class ProgressDisplay:
@@ -25,28 +29,42 @@ class ProgressDisplay:
     Parameters
     ----------
     enabled : False shows nothing at all (``--json``).
-    verbose : True prints notes (retries, overload) as they change.
+    verbose : True says notes (retries, overload), too.
+
+    State: the products, the last message, and, per product, what plain lines have said of it and when.
     """
 
     def __init__(self, *, enabled: bool = True, verbose: bool = False) -> None:
         self._enabled, self._verbose = enabled, verbose
-        self._console = Console(stderr=True, highlight=False)
+        # Asked of the stream itself: rich takes FORCE_COLOR for a terminal, and logs of CI would fill with escapes.
+        console = Console(stderr=True, highlight=False)
+        is_live = enabled and sys.stderr.isatty() and not console.is_dumb_terminal
+        # What is printed on stdout must stay there: rich would redirect it to its own console.
+        self._live = (
+            Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+            if is_live
+            else None
+        )
         self._products: list[ProductProgress] = []
-        self._notes: dict[str, str | None] = {}
         self._message: str | None = None
+        self._said: dict[int, tuple[str, float]] = {}
+        self._notes: dict[int, str | None] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        self._draw(Live.start)
         if self._enabled:
-            show = self._show_live if self._console.is_terminal else self._show_plain
-            self._task = asyncio.create_task(show())
+            self._task = asyncio.create_task(self._show())
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await self._task
+        finally:
+            self._draw(Live.stop)
 
     def add(self, progress: ProductProgress) -> None:
         """Begin to show a product."""
@@ -55,45 +73,69 @@ class ProgressDisplay:
     def message(self, text: str) -> None:
         """Say what the process as a whole is doing, e.g. starting a server."""
         self._message = text
-        if self._enabled and not self._console.is_terminal:
-            sys.stderr.write(f"{text}\n")
+        if self._enabled and self._live is None:
+            _write(text)
 
-    async def _show_live(self) -> None:
-        with Live(console=self._console, transient=True, auto_refresh=False) as live:
-            while True:
-                live.update(self._table(), refresh=True)
-                await asyncio.sleep(_LIVE_PERIOD_S)
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the live lines away while something else is printed."""
+        self._draw(Live.stop)
+        try:
+            yield
+        finally:
+            self._draw(Live.start)
 
-    async def _show_plain(self) -> None:
+    def _draw(self, action: Callable[[Live], None]) -> None:
+        """Act on the live lines, if there are any; a terminal that has gone is no reason to fail."""
+        if self._live is not None:
+            with suppress(OSError):
+                action(self._live)
+
+    async def _show(self) -> None:
         while True:
-            await asyncio.sleep(_PLAIN_PERIOD_S)
-            for progress in self._running():
-                sys.stderr.write(f"{progress.product}: {_line(progress)}\n")
-            if self._verbose:
-                self._print_notes()
+            if self._live is not None:
+                self._draw(lambda live: live.update(self._lines(live.console.width), refresh=True))
+            else:
+                self._say_news(time.monotonic())
+            await asyncio.sleep(_LIVE_PERIOD_S)
 
-    def _print_notes(self) -> None:
-        for progress in self._products:
-            if progress.note != self._notes.get(progress.product):
-                self._notes[progress.product] = progress.note
-                sys.stderr.write(f"{progress.product}: {progress.note}\n")
+    def _say_news(self, now: float) -> None:
+        """Write a plain line where a product's state has changed, or the last line on it is old."""
+        for number, progress in enumerate(self._products):
+            state, said_at = self._said.get(number, ("", now))
+            if progress.state not in _OVER and (state != progress.state or now - said_at >= _PLAIN_PERIOD_S):
+                self._said[number] = (progress.state, now)
+                _write(f"{progress.product}: {describe(progress)}")
+            if self._verbose and progress.note != self._notes.get(number):
+                self._notes[number] = progress.note
+                _write(f"{progress.product}: {progress.note}")
 
-    def _running(self) -> list[ProductProgress]:
-        return [p for p in self._products if p.state not in _OVER]
-
-    def _table(self) -> Table:
-        table = Table.grid(padding=(0, 2))
-        running = self._running()
+    def _lines(self, width: int) -> Group:
+        """Lay out one line per product; names give way where the terminal is narrow."""
+        running = [p for p in self._products if p.state not in _OVER]
+        lines = []
         for progress in running:
-            table.add_row(progress.product, _line(progress))
+            text = describe(progress)
+            name = _shortened(progress.product, max(_SHORTEST_NAME, width - len(text) - 3))
+            # Texts, not strings: names and messages may hold brackets, which are markup to rich.
+            lines.append(Text(f"{name}  {text}", no_wrap=True, overflow="ellipsis"))
             if self._verbose and progress.note:
-                table.add_row("", f"[dim]{progress.note}[/dim]")
+                lines.append(Text(f"  {progress.note}", style="dim"))
         if self._message and not any(p.tiles_total for p in running):
-            table.add_row(f"[dim]{self._message}[/dim]", "")
-        return table
+            lines.append(Text(self._message, style="dim"))
+        return Group(*lines)
 
 
-def _line(progress: ProductProgress) -> str:
+def _shortened(name: str, length: int) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def _write(text: str) -> None:
+    with suppress(OSError):  # whoever read this has gone; the work goes on
+        sys.stderr.write(f"{text}\n")
+
+
+def describe(progress: ProductProgress) -> str:
     """Describe a product in one line: tiles read, in flight, done; Mpx/s; time left."""
     if progress.state != "streaming":
         return progress.state

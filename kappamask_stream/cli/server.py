@@ -21,31 +21,39 @@ def install(env: Environment = None) -> None:
 
     Example: kappamask-stream server install
     """
-    from kappamask_stream.server import ServerEnvironment
+    from kappamask_stream.server import ServerEnvironment, install_environment, server_status
 
     environment = ServerEnvironment.at(env)
-    environment.install(lambda text: typer.echo(text, err=True))
+    install_environment(
+        environment,
+        lambda text: typer.echo(text, err=True),
+        in_use=lambda: asyncio.run(server_status(env)) is not None,
+    )
     typer.echo(environment.path)
 
 
 @app.command()
 def start(
     model: Annotated[str, typer.Option(help="Model to load, e.g. csmask_l2a.")] = "csmask_l2a",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="gRPC port on 127.0.0.1. [default: any free one]")
+    ] = None,
     env: Environment = None,
 ) -> None:
     """Start the server and keep it running until `server stop`.
 
-    Example: kappamask-stream server start --model csmask_l2a
+    Example: kappamask-stream server start --model csmask_l2a --port 8001
     """
+    from kappamask_stream.cli.event_loop import run_command
     from kappamask_stream.server import lease_local_server
 
     async def hold() -> str:
         async with lease_local_server(
-            model=model, env=env, keep=True, on_progress=lambda text: typer.echo(text, err=True)
+            model=model, env=env, keep=True, port=port, on_progress=lambda text: typer.echo(text, err=True)
         ) as server:
             return server.grpc_address
 
-    typer.echo(f"grpc://{asyncio.run(hold())}")
+    typer.echo(f"grpc://{run_command(hold())}")
 
 
 @app.command()

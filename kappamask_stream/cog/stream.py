@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
-import shutil
 import zlib
-from contextlib import suppress
-from typing import TYPE_CHECKING, ParamSpec, Self
+from typing import TYPE_CHECKING, Self
 
 import imagecodecs
+import numpy as np
 
 from kappamask_stream.cog.tiff import CogSpec, Level, assemble
-from kappamask_stream.errors import OutputError
 from kappamask_stream.overviews import OverviewPyramid, overview_sizes
+from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from concurrent.futures import Executor
-    from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from kappamask_stream.mosaic import Block
-
-P = ParamSpec("P")
 
 #: Level 6 of zlib and 9 of Zstandard: what GDAL takes; more costs time and saves under 2 % on masks.
 _DEFLATE_LEVEL = 6
@@ -36,9 +29,9 @@ _QUICKLOOK_PIXELS = 1100
 
 
 class CogStream:
-    """Takes finished blocks of a mask in any order and writes one file. Use as an async context manager.
+    """Takes finished blocks of a mask in any order and makes one file. Use as an async context manager.
 
-    Leaving the block without `close` discards everything. Holds compressed blocks (a few MB for a full mask), the
+    Leaving the block cancels what is being compressed. Holds compressed blocks (a few MB for a full mask), the
     raw blocks of the overview that the quicklook shows, and at most `_BLOCKS_AT_ONCE` blocks being compressed.
     """
 
@@ -48,9 +41,7 @@ class CogStream:
         self._sizes = [(spec.height, spec.width), *overview_sizes(spec.height, spec.width, spec.block_size)]
         self._compressed: list[dict[tuple[int, int], bytes]] = [{} for _ in self._sizes]
         self._pyramid = OverviewPyramid(spec.height, spec.width, nodata=spec.nodata, block_size=spec.block_size)
-        self._shown_level = next(
-            (i for i, size in enumerate(self._sizes) if max(size) <= _QUICKLOOK_PIXELS), len(self._sizes) - 1
-        )
+        self._shown_level = shown_level(self._sizes)
         self._shown: dict[tuple[int, int], NDArray[np.uint8]] = {}
         self._slots = asyncio.Semaphore(_BLOCKS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,31 +60,31 @@ class CogStream:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def add(self, block: Block) -> None:
-        """Take a finished block; waits while too many are being compressed."""
-        self._submit(0, block)
-        for overview in self._pyramid.add(block):
-            self._submit(overview.level, overview.block)
-        await self._slots.acquire()
-        self._slots.release()
+        """Take a finished block; waits while too many are being compressed.
 
-    async def close(self, path: Path) -> int:
-        """Write the file under a temporary name and rename it; returns its size in bytes.
+        Raises the error of a block that could not be compressed, as `finish` does.
+        """
+        self._raise_failure()
+        await self._submit(0, block)
+        for overview in self._pyramid.add(block):
+            await self._submit(overview.level, overview.block)
+
+    async def finish(self) -> list[bytes]:
+        """Wait for the last blocks and return the file in pieces, to be written one after the other.
 
         Raises
         ------
         OutputError
-            If it cannot be written; nothing is left behind then.
+            If it would be too large for a GeoTIFF.
         """
+        self._raise_failure()
         while self._tasks:
             await asyncio.gather(*self._tasks)
         levels = [self._level(number) for number in range(len(self._sizes))]
-        pieces = assemble(self.spec, levels)
-        return await _finish_in_thread(write_atomically, path, pieces)
+        return assemble(self.spec, levels)
 
     def quicklook_pixels(self) -> NDArray[np.uint8]:
         """Return the overview (or mask) of at most about 1100 pixels a side; after all blocks were added."""
-        import numpy as np
-
         height, width = self._sizes[self._shown_level]
         size = self.spec.block_size
         picture = np.full((-(-height // size) * size, -(-width // size) * size), self.spec.nodata, np.uint8)
@@ -101,30 +92,32 @@ class CogStream:
             picture[row * size : (row + 1) * size, col * size : (col + 1) * size] = pixels
         return picture[:height, :width]
 
-    def _submit(self, level: int, block: Block) -> None:
+    async def _submit(self, level: int, block: Block) -> None:
         if level == self._shown_level:
             self._shown[block.row, block.col] = block.pixels
+        await self._slots.acquire()
         task = asyncio.create_task(self._compress(level, block))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
+        self._slots.release()  # here: a task that is cancelled before its first step runs nothing of its own
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self._failure = task.exception()
+        error = None if task.cancelled() else task.exception()  # asked for always: else asyncio complains
+        self._failure = self._failure or error
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     async def _compress(self, level: int, block: Block) -> None:
-        async with self._slots:
-            loop = asyncio.get_running_loop()
-            data = await loop.run_in_executor(self._executor, compress, block.pixels, self.spec.compression)
+        data = await in_thread(self._executor, compress, block.pixels, self.spec.compression)
         self._compressed[level][block.row, block.col] = data
 
     def _count(self, size: tuple[int, int]) -> int:
         return -(-size[0] // self.spec.block_size) * -(-size[1] // self.spec.block_size)
 
     def _level(self, number: int) -> Level:
-        if self._failure is not None:
-            raise self._failure
         height, width = self._sizes[number]
         blocks = self._compressed[number]
         if len(blocks) != self._count((height, width)):
@@ -139,49 +132,6 @@ def compress(pixels: NDArray[np.uint8], compression: str) -> bytes:
     return zlib.compress(pixels.tobytes(), _DEFLATE_LEVEL)
 
 
-async def _finish_in_thread(function: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> int:
-    """Run in a thread and, when cancelled, wait for it to clean up before the cancellation goes on."""
-    work = asyncio.create_task(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        with suppress(Exception):
-            await work
-        raise
-
-
-def write_atomically(path: Path, pieces: Sequence[bytes]) -> int:
-    """Write a file under a temporary name in its folder, then rename it; returns its size.
-
-    Raises
-    ------
-    OutputError
-        Naming the path and, where there is no space, the bytes needed and free.
-    """
-    needed = sum(map(len, pieces))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            with temporary.open("wb") as file:
-                for piece in pieces:
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise _output_error(path, needed, error) from error
-    return needed
-
-
-def _output_error(path: Path, needed: int, error: OSError) -> OutputError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        free = 0
-        with suppress(OSError):
-            free = shutil.disk_usage(path.parent).free
-        return OutputError(
-            f"no space for {path}: {needed} bytes are needed, {free} are free (or a quota ends): make room"
-        )
-    return OutputError(f"cannot write {path}: {error.strerror}")
+def shown_level(sizes: Sequence[tuple[int, int]]) -> int:
+    """Choose what a quicklook shows: the first of mask and overviews that is small enough for a screen."""
+    return next((i for i, size in enumerate(sizes) if max(size) <= _QUICKLOOK_PIXELS), len(sizes) - 1)

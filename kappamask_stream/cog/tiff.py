@@ -1,11 +1,13 @@
 """A Cloud Optimized GeoTIFF's bytes from compressed blocks. Pure.
 
-Layout: header; the IFD of the mask, then of its overviews, each with its values; then the blocks, smallest overview
-first, the mask last. Source: TIFF 6.0, OGC 21-026 (COG) and GDAL's validate_cloud_optimized_geotiff.
+Layout: header; GDAL's structural metadata; the IFD of the mask, then of its overviews, each with its values; then the
+blocks, smallest overview first, the mask last. Source: TIFF 6.0, OGC 21-026 (COG) and GDAL's
+validate_cloud_optimized_geotiff.
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +26,21 @@ _COMPRESSION_CODES = {"deflate": 8, "zstd": 50000}
 _SHORT, _LONG, _ASCII, _DOUBLE = 3, 4, 2, 12
 _FORMATS = {_SHORT: "H", _LONG: "I", _DOUBLE: "d"}
 _LARGEST = 2**32 - 1
+
+#: Name of the metadata item with the SHA-256 of all blocks as they lie in the file: tells a damaged one.
+DIGEST_TAG = "BLOCKS_SHA256"
+
+#: Before each block stands its size, behind it its last 4 bytes once more: what `_STRUCTURE` announces.
+BLOCK_FRAME = 4
+
+#: GDAL reads from it that the layout is a COG's (one request a block from afar, no careless edit in place). When it
+#: does edit the file, which ends that, it writes YES over the NO: hence the space.
+_STRUCTURE = (
+    b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n"
+    b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nKNOWN_INCOMPATIBLE_EDITION=NO\n "
+)
+_GHOST = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n%s" % (len(_STRUCTURE), _STRUCTURE)
+_FIRST_IFD = 8 + len(_GHOST) + len(_GHOST) % 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,35 +102,46 @@ def assemble(spec: CogSpec, levels: Sequence[Level]) -> list[bytes]:
     OutputError
         If the file would not fit 32-bit offsets.
     """
-    sizes = [_ifd_size(_entries(spec, level, i, _offsets_of(level, 0))) for i, level in enumerate(levels)]
-    data_at = 8 + sum(sizes)
-    starts: dict[int, int] = {}
-    for number in reversed(range(len(levels))):
-        starts[number] = data_at
-        data_at += sum(map(len, levels[number].blocks))
-    if data_at > _LARGEST:
-        raise OutputError(f"the mask would have {data_at} bytes, a GeoTIFF of this kind holds {_LARGEST}")
-    pieces = [struct.pack("<2sHI", b"II", 42, 8)]
-    position = 8
+    data = [part for level in reversed(levels) for block in level.blocks for part in _framed(block)]
+    digest = hashlib.sha256()
+    for part in data:
+        digest.update(part)
+    sizes = [_ifd_size(_entries(spec, level, i, 0, digest.hexdigest())) for i, level in enumerate(levels)]
+    starts = _starts(levels, _FIRST_IFD + sum(sizes))
+    pieces = [(struct.pack("<2sHI", b"II", 42, _FIRST_IFD) + _GHOST).ljust(_FIRST_IFD, b"\0")]
+    position = _FIRST_IFD
     for number, level in enumerate(levels):
         following = position + sizes[number] if number + 1 < len(levels) else 0
-        entries = _entries(spec, level, number, _offsets_of(level, starts[number]))
+        entries = _entries(spec, level, number, starts[number], digest.hexdigest())
         pieces.append(_ifd(entries, position, following))
         position += sizes[number]
+    return pieces + data
+
+
+def _starts(levels: Sequence[Level], data_at: int) -> list[int]:
+    """Return where the data of each level begins, fine to coarse; the coarsest at `data_at`."""
+    starts = []
     for level in reversed(levels):
-        pieces.extend(level.blocks)
-    return pieces
+        starts.append(data_at)
+        data_at += sum(len(block) + 2 * BLOCK_FRAME for block in level.blocks)
+    if data_at > _LARGEST:
+        raise OutputError(f"the mask would have {data_at} bytes, a GeoTIFF of this kind holds {_LARGEST}")
+    return starts[::-1]
+
+
+def _framed(block: bytes) -> tuple[bytes, bytes, bytes]:
+    return struct.pack("<I", len(block)), block, block[-BLOCK_FRAME:]
 
 
 def _offsets_of(level: Level, start: int) -> list[int]:
     offsets = []
     for block in level.blocks:
-        offsets.append(start)
-        start += len(block)
+        offsets.append(start + BLOCK_FRAME)
+        start += len(block) + 2 * BLOCK_FRAME
     return offsets
 
 
-def _entries(spec: CogSpec, level: Level, number: int, offsets: list[int]) -> list[_Entry]:
+def _entries(spec: CogSpec, level: Level, number: int, start: int, digest: str) -> list[_Entry]:
     """Return the tags of one IFD, ascending; georeference and metadata stand in the first only."""
     entries = [
         _numbers(254, _LONG, [0 if number == 0 else 1]),
@@ -127,7 +155,7 @@ def _entries(spec: CogSpec, level: Level, number: int, offsets: list[int]) -> li
         _numbers(320, _SHORT, _colour_map(spec.classes)),
         _numbers(322, _LONG, [spec.block_size]),
         _numbers(323, _LONG, [spec.block_size]),
-        _numbers(324, _LONG, offsets),
+        _numbers(324, _LONG, _offsets_of(level, start)),
         _numbers(325, _LONG, [len(block) for block in level.blocks]),
         _numbers(339, _SHORT, [1]),
         _text(42113, str(spec.nodata)),
@@ -138,17 +166,20 @@ def _entries(spec: CogSpec, level: Level, number: int, offsets: list[int]) -> li
             _numbers(33922, _DOUBLE, [0.0, 0.0, 0.0, spec.ulx, spec.uly, 0.0]),
             # GeoKeys: projected model, pixel is area, projection by EPSG code (OGC 19-008).
             _numbers(34735, _SHORT, [1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, spec.epsg]),
-            _text(42112, _gdal_metadata(spec)),
+            _text(42112, _gdal_metadata(spec, digest)),
         ]
         if "TIFFTAG_SOFTWARE" in spec.tags:
             entries.append(_text(305, spec.tags["TIFFTAG_SOFTWARE"]))
     return sorted(entries, key=lambda entry: entry.tag)
 
 
-def _gdal_metadata(spec: CogSpec) -> str:
+def _gdal_metadata(spec: CogSpec, digest: str) -> str:
     items = {name: value for name, value in spec.tags.items() if not name.startswith("TIFFTAG_")}
     items |= {f"CLASS_{c.value}": c.name for c in spec.classes}
-    lines = [f"<Item name={quoteattr(name)}>{escape(value)}</Item>" for name, value in sorted(items.items())]
+    items[DIGEST_TAG] = digest
+    # Escaped twice: GDAL unescapes what its XML parser gives it once more.
+    lines = [f"<Item name={quoteattr(name)}>{escape(escape(value))}</Item>" for name, value in sorted(items.items())]
+    lines.append('<Item name="DESCRIPTION" sample="0" role="description">cloud mask</Item>')
     return "<GDALMetadata>" + "".join(lines) + "</GDALMetadata>"
 
 

@@ -8,20 +8,19 @@ from urllib.parse import urlsplit
 
 import grpc
 import numpy as np
-from tritonclient.grpc import InferInput, InferRequestedOutput
+from tritonclient.grpc import InferInput, InferRequestedOutput, model_config_pb2
 from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from kappamask_stream.contract import FAULT_LABEL, PARAMETER_KEY, ModelContract
 from kappamask_stream.errors import (
     ContractError,
     InferenceError,
     InferenceTimeoutError,
-    ServerError,
-    ServerOverloadedError,
     ServerUnavailableError,
     UsageError,
 )
+from kappamask_stream.inference.grpc_errors import translated
 from kappamask_stream.inference.types import BatchSizes, InferResult, TileRequest
 
 if TYPE_CHECKING:
@@ -29,6 +28,11 @@ if TYPE_CHECKING:
 
 #: Seconds for calls that carry no pixels.
 _CONTROL_TIMEOUT_S = 10.0
+_TYPES = {
+    model_config_pb2.TYPE_UINT8: "UINT8",
+    model_config_pb2.TYPE_UINT16: "UINT16",
+    model_config_pb2.TYPE_FP32: "FP32",
+}
 _LARGEST_MESSAGE = 2**31 - 1
 
 #: Passing channel arguments to tritonclient replaces its defaults, so all of them stand here. Keep-alive
@@ -44,9 +48,6 @@ _CHANNEL_ARGS = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
-
-#: What Triton says, with status UNAVAILABLE, when a queue policy turns a request away.
-_QUEUE_FULL = ("exceeds maximum queue size", "request timeout expired")
 
 
 def grpc_target(endpoint: str) -> str:
@@ -151,23 +152,34 @@ class TritonClient:
             )
             tensors = {name: answer.as_numpy(name) for name in names}
         except InferenceServerException as error:
-            raise _translated(error, self.endpoint, self._infer_timeout_s) from error
+            raise translated(error, self.endpoint, self._infer_timeout_s) from error
         except ValueError as error:  # a tensor whose bytes do not fill its shape
             raise InferenceError(f"the answer of {self.endpoint} is malformed: {error}") from error
         return self._checked(tensors)
 
     def _inputs(self, request: TileRequest) -> list[InferInput]:
         inputs = []
-        for group in self.contract.inputs:
-            pixels = request.tensors[group.tensor]
-            tensor = InferInput(group.tensor, [1, *pixels.shape], "UINT16")
-            tensor.set_data_from_numpy(pixels[np.newaxis])
-            inputs.append(tensor)
-        for name, values in (("OFFSET", request.offset), ("SCALE", request.scale)):
-            tensor = InferInput(name, [1, len(values)], "FP32")
-            tensor.set_data_from_numpy(values[np.newaxis])
+        for name, dtype, shape, array in self._parts(request):
+            if array is None or array.dtype != dtype or array.shape != shape:
+                found = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
+                raise ContractError(
+                    f"{request.name}: {name} is {found}, the contract of {self.contract.name} at {self.endpoint} "
+                    f"says {dtype.__name__} {list(shape)}"
+                )
+            tensor = InferInput(name, [1, *shape], np_to_triton_dtype(dtype))
+            tensor.set_data_from_numpy(array[np.newaxis])
             inputs.append(tensor)
         return inputs
+
+    def _parts(self, request: TileRequest) -> list[tuple[str, type, tuple[int, ...], NDArray[Any] | None]]:
+        """List a request's tensors: name, type and shape by the contract, and what the request holds."""
+        parts: list[tuple[str, type, tuple[int, ...], NDArray[Any] | None]] = [
+            (g.tensor, np.uint16, (len(g.bands), g.tile, g.tile), request.tensors.get(g.tensor))
+            for g in self.contract.inputs
+        ]
+        channels = (len(self.contract.channels),)
+        parts += [("OFFSET", np.float32, channels, request.offset), ("SCALE", np.float32, channels, request.scale)]
+        return parts
 
     def _checked(self, tensors: dict[str, NDArray[Any] | None]) -> InferResult:
         """Refuse answers that do not have the contract's shape or hold the fault value."""
@@ -208,14 +220,19 @@ async def _model_config(channel: InferenceServerClient, endpoint: str, model: st
         try:
             answer = await channel.get_model_config(model, client_timeout=_CONTROL_TIMEOUT_S)
         except InferenceServerException as error:
-            translated = _translated(error, endpoint, _CONTROL_TIMEOUT_S)
-            if "unknown model" in str(error).lower() or "not found" in str(error).lower():
+            meaning = translated(error, endpoint, _CONTROL_TIMEOUT_S)
+            if error.status() == str(grpc.StatusCode.NOT_FOUND):
                 raise ContractError(
                     f"the server at {endpoint} does not serve {model}: {error.message()}; deploy it there "
                     f"(`kappamask-stream models build {model}`) or name another with --model"
                 ) from error
-            if not translated.retryable or loop.time() >= deadline:
-                raise translated from error
+            if isinstance(meaning, InferenceTimeoutError):
+                meaning = ServerUnavailableError(
+                    f"{endpoint} accepts connections and does not answer within {_CONTROL_TIMEOUT_S:g} s: "
+                    "is it the gRPC port of a Triton?"
+                )
+            if not meaning.retryable or loop.time() >= deadline:
+                raise meaning from error
             await asyncio.sleep(0.5)
         else:
             return answer.config
@@ -231,27 +248,24 @@ def _checked_contract(config: Any, model: str, endpoint: str) -> ModelContract:
     contract = ModelContract.from_json(config.parameters[PARAMETER_KEY].string_value)
     if contract.name != model:
         raise ContractError(f"the model {model} at {endpoint} carries the contract of {contract.name}")
-    declared = {i.name: tuple(i.dims) for i in config.input}
-    expected: dict[str, tuple[int, ...]] = {g.tensor: (len(g.bands), g.tile, g.tile) for g in contract.inputs}
-    expected |= {"OFFSET": (len(contract.channels),), "SCALE": (len(contract.channels),)}
+    declared = {t.name: (_TYPES.get(t.data_type, "?"), *t.dims) for t in (*config.input, *config.output)}
+    size, channels = contract.tile_size, len(contract.channels)
+    expected: dict[str, tuple[str | int, ...]] = {
+        g.tensor: ("UINT16", len(g.bands), g.tile, g.tile) for g in contract.inputs
+    }
+    expected |= {"OFFSET": ("FP32", channels), "SCALE": ("FP32", channels)}
+    expected |= {
+        "LABELS": ("UINT8", size, size),
+        "PROBABILITIES": ("UINT8", len(contract.probability_classes), size, size),
+    }
     if declared != expected:
+        names = sorted(name for name in declared | expected if declared.get(name) != expected.get(name))
         raise ContractError(
-            f"the model {model} at {endpoint} takes {declared}, its contract says {expected}: deploy it again"
+            f"the model {model} at {endpoint} has {_shown(declared, names)}, its contract says "
+            f"{_shown(expected, names)}: deploy it again"
         )
     return contract
 
 
-def _translated(error: InferenceServerException, endpoint: str, timeout_s: float) -> ServerError:
-    """Map a tritonclient exception to this package's tree; the status is a string like ``StatusCode.X``."""
-    status, message = str(error.status() or ""), str(error.message() or "")
-    if status == str(grpc.StatusCode.UNAVAILABLE):
-        if any(text in message.lower() for text in _QUEUE_FULL):
-            return ServerOverloadedError(f"the queue of the server at {endpoint} is full: {message}")
-        return ServerUnavailableError(
-            f"no server answers at {endpoint}: {message}; is it running and the address right?"
-        )
-    if status == str(grpc.StatusCode.DEADLINE_EXCEEDED):
-        return InferenceTimeoutError(f"no answer from {endpoint} within {timeout_s:g} s (setting infer_timeout_s)")
-    if status == str(grpc.StatusCode.RESOURCE_EXHAUSTED):
-        return ServerOverloadedError(f"the server at {endpoint} has no room: {message}")
-    return InferenceError(f"the server at {endpoint} answered {status.removeprefix('StatusCode.')}: {message}")
+def _shown(tensors: dict[str, tuple[str | int, ...]], names: list[str]) -> str:
+    return ", ".join(f"{name} {list(tensors[name])}" if name in tensors else f"no {name}" for name in names)

@@ -89,6 +89,8 @@ class InferenceClient(Protocol):
             Worth another try, each in its own way.
         InferenceError
             The server failed on this tile or its answer is unusable.
+        ServerError
+            The server refuses for good; as `ContractError` where the tile is not what the contract says.
         """
         ...
 

@@ -2,8 +2,9 @@
 
 from kappamask_stream.jp2.codestream import CodestreamIndex, CodestreamTile, index_steps
 from kappamask_stream.jp2.decode import ImagecodecsDecoder, RasterioDecoder, TileDecoder
+from kappamask_stream.jp2.indexing import index_bands
 from kappamask_stream.jp2.plan import BandInput, DecodePlan, bands_of
-from kappamask_stream.jp2.stream import ReadStats, TilePixels, TileStream, index_bands
+from kappamask_stream.jp2.stream import ReadStats, TilePixels, TileStream
 
 __all__ = [
     "BandInput",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +13,9 @@ from kappamask_stream.errors import CodestreamError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+_FILTERS = threading.Lock()
 
 
 class TileDecoder(Protocol):
@@ -35,8 +39,12 @@ class ImagecodecsDecoder:
         """See `TileDecoder.decode`."""
         try:
             pixels = imagecodecs.jpeg2k_decode(codestream, numthreads=1)
-        except (imagecodecs.Jpeg2kError, ValueError, MemoryError) as error:
+        except (imagecodecs.Jpeg2kError, ValueError) as error:
             raise _corrupt(name, error) from error
+        except MemoryError as error:
+            raise CodestreamError(
+                f"{name} cannot be decoded: no memory for {height} x {width} pixels; use fewer decode threads"
+            ) from error
         return _checked(pixels, height, width, name)
 
 
@@ -48,13 +56,16 @@ class RasterioDecoder:
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
         from rasterio.io import MemoryFile
 
-        extension = "j2k" if codestream[:2] == b"\xff\x4f" else "jp2"
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                with MemoryFile(codestream, ext=extension) as memory, memory.open() as dataset:
+            with MemoryFile(codestream, ext="j2k") as memory:
+                # The filters are the process's: two threads that both put them aside would put them back wrongly.
+                with _FILTERS, warnings.catch_warnings():
+                    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                    dataset = memory.open(driver="JP2OpenJPEG")
+                with dataset:
                     pixels = dataset.read(1)
-        except RasterioError as error:
+        # Where there is nothing to open, rasterio takes the call for one that writes.
+        except (RasterioError, ValueError, TypeError) as error:
             raise _corrupt(name, error) from error
         return _checked(pixels, height, width, name)
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from kappamask_stream.jp2.codestream import CodestreamIndex, CodestreamTile
 
 _BYTES_PER_PIXEL = 2
+#: What a decoder takes for a tile of ESA's layouts, a few MB a thread, is not counted against the ring.
+_SMALL_WORK_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +50,13 @@ class Unit:
     band : position in `DecodePlan.bands`.
     tile : the codestream tile.
     uses : how many tiles of the grid take pixels from it.
+    work_bytes : held while it is decoded, beside its pixels; 0 where that is little.
     """
 
     band: int
     tile: CodestreamTile
     uses: int
+    work_bytes: int
 
     @property
     def nbytes(self) -> int:
@@ -70,7 +74,7 @@ class DecodePlan:
     tiles : tiles of the grid in the order in which they are cut.
     units : in decode order.
     needs : per tile, positions in `units` of the codestream tiles that it takes pixels from.
-    required_bytes : most bytes of decoded units held at once when each is decoded just before its first use.
+    required_bytes : most bytes of decoded units held at once when each is decoded just before its first use, alone.
 
     A ring of `required_bytes` or more never blocks for good: units are decoded in order, and one may be decoded
     ahead only while it fits beside those held. If it does not fit, then either all units of the next tile are
@@ -101,12 +105,17 @@ class DecodePlan:
                     uses[unit] += 1
                     needed.append(unit)
             needs.append(tuple(needed))
-        units = tuple(
-            Unit(band, bands[band].index.tiles[position], uses[unit]) for (band, position), unit in order.items()
-        )
+        units = tuple(_unit(band, bands[band].index, at, uses[unit]) for (band, at), unit in order.items())
         return cls(
             bands=bands, tiles=tiles, units=units, needs=tuple(needs), required_bytes=_just_in_time_peak(units, needs)
         )
+
+
+def _unit(band: int, index: CodestreamIndex, position: int, uses: int) -> Unit:
+    tile = index.tiles[position]
+    # The tile-parts, and the stand-alone codestream that they are copied into.
+    work = index.decode_bytes + 2 * sum(length for _, length in tile.parts)
+    return Unit(band, tile, uses, work if work > _SMALL_WORK_BYTES else 0)
 
 
 def bands_of(
@@ -154,7 +163,7 @@ def _just_in_time_peak(units: tuple[Unit, ...], needs: list[tuple[int, ...]]) ->
             if unit >= decoded:  # units are numbered in the order of their first use
                 held += units[unit].nbytes
                 decoded = unit + 1
-        peak = max(peak, held)
+                peak = max(peak, held + units[unit].work_bytes)
         for unit in needed:
             left[unit] -= 1
             if not left[unit]:

@@ -9,15 +9,13 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from kappamask_stream.errors import CodestreamError
-from kappamask_stream.jp2.codestream import EOC, SIZ, SOT
+from kappamask_stream.jp2.markers import DECISIVE, Marker, check_cost, damaged, parse_coding
+from kappamask_stream.jp2.tile_parts import SOT_BYTES, check_totals, parse_sot
 
 if TYPE_CHECKING:
     from kappamask_stream.jp2.codestream import CodestreamIndex, CodestreamTile
+    from kappamask_stream.jp2.tile_parts import Sot
 
-#: Marker segments of the main header that decide how a tile is decoded: COD COC QCD QCC RGN and CAP.
-#: TLM, PLM and comments would be wrong or idle.
-_KEPT = frozenset({0xFF50, 0xFF52, 0xFF53, 0xFF5C, 0xFF5D, 0xFF5E})
 _ISOT = slice(4, 6)
 
 
@@ -36,22 +34,44 @@ def standalone_codestream(index: CodestreamIndex, tile: CodestreamTile, parts: l
     """
     if index.plain_reason is not None:
         return b"".join(parts)
-    header = _tile_header(index, tile)
-    pieces = [header]
+    pieces: list[bytes | memoryview] = [_tile_header(index, tile)]
+    sots: list[Sot] = []
     for (offset, length), part in zip(tile.parts, parts, strict=True):
-        marker, isot = struct.unpack_from(">H2xH", part) if len(part) == length else (0, -1)
-        if marker != SOT or isot != tile.index:
-            raise CodestreamError(
-                f"{index.name}: the {len(part)} bytes at {offset} are not the tile-part of tile {tile.index} "
-                f"({length} bytes) that the index says: the file is corrupt or changed while it was read"
+        sot = parse_sot(index.name, part, offset)
+        if (sot.tile, sot.length, len(part)) != (tile.index, length, length):
+            raise damaged(
+                index.name,
+                f"at byte {offset} is a tile-part of tile {sot.tile} of {sot.length} bytes, "
+                f"it should be of tile {tile.index} and have {length}",
             )
-        pieces += [part[: _ISOT.start], b"\x00\x00", part[_ISOT.stop :]]
-    pieces.append(EOC.to_bytes(2, "big"))
+        sots.append(sot)
+        view = memoryview(part)  # copied once, by the join
+        pieces += [view[: _ISOT.start], b"\x00\x00", view[_ISOT.stop :]]
+    check_totals(index.name, tile.index, sots)
+    _check_tile_header(index, tile, parts[0])
+    pieces.append(Marker.EOC.code)
     return b"".join(pieces)
 
 
+def _check_tile_header(index: CodestreamIndex, tile: CodestreamTile, part: bytes) -> None:
+    """Check what a tile's own coding parameters would cost, as the main header's were when it was indexed."""
+    position = SOT_BYTES
+    while part[position : position + 2] != Marker.SOD.code:
+        marker, length = struct.unpack_from(">HH", part, position) if position + 4 <= len(part) else (0, 0)
+        if marker >> 8 != 0xFF or length < 2:  # noqa: PLR2004 - a segment's length counts itself
+            at = tile.parts[0][0] + position
+            raise damaged(index.name, f"tile {tile.index} has no marker segment at byte {at} but {marker:04x}")
+        if marker in (Marker.COD, Marker.COC):
+            coding = parse_coding(index.name, marker, part[position + 4 : position + 2 + length])
+            check_cost(index.name, coding, tile.window.height, tile.window.width)
+        position += 2 + length
+
+
 def tile_identity(tile: CodestreamTile, parts: list[bytes]) -> bytes:
-    """Return the bytes that decide a tile's pixels: its size and its tile-parts without their number."""
+    """Return the bytes that decide a tile's pixels: its size and its tile-parts without their number.
+
+    Its place decides too how it is cut into precincts. That shows in the number and lengths of its packets.
+    """
     size = struct.pack(">II", tile.window.height, tile.window.width)
     return size + b"".join(part[: _ISOT.start] + part[_ISOT.stop :] for part in parts)
 
@@ -62,9 +82,9 @@ def _tile_header(index: CodestreamIndex, tile: CodestreamTile) -> bytes:
     while position + 4 <= len(header):
         marker, length = struct.unpack_from(">HH", header, position)
         segment = header[position : position + 2 + length]
-        if marker == SIZ:
+        if marker == Marker.SIZ:
             pieces.append(_rewritten(segment, tile))
-        elif marker in _KEPT:
+        elif marker in DECISIVE:
             pieces.append(segment)
         position += 2 + length
     return b"".join(pieces)

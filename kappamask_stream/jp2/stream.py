@@ -5,27 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from kappamask_stream.grid import Tile, source_window
-from kappamask_stream.jp2.codestream import index_steps
 from kappamask_stream.jp2.decode import ImagecodecsDecoder, TileDecoder
 from kappamask_stream.jp2.standalone import standalone_codestream, tile_identity
+from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Coroutine
     from concurrent.futures import Executor, Future
 
     from numpy.typing import NDArray
 
-    from kappamask_stream.jp2.codestream import CodestreamIndex
     from kappamask_stream.jp2.plan import DecodePlan
     from kappamask_stream.sources import Source
-
-#: Files indexed at once: each waits for many small reads.
-_INDEXED_AT_ONCE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +49,14 @@ class ReadStats:
     decodes : per unit, how often it was decoded.
     codestream_tiles_empty : units that were not decoded: their bytes are those of one that decoded to all zero.
     bytes_read : from the source.
+    peak_held_bytes : most bytes of decoded units, and of decoders at work on large ones, held at once.
     read_busy_s, decode_busy_s, cut_busy_s : seconds, summed over tasks and threads.
     """
 
     decodes: dict[int, int] = field(default_factory=dict)
     codestream_tiles_empty: int = 0
     bytes_read: int = 0
+    peak_held_bytes: int = 0
     read_busy_s: float = 0.0
     decode_busy_s: float = 0.0
     cut_busy_s: float = 0.0
@@ -74,39 +72,6 @@ class ReadStats:
         return sum(times - 1 for times in self.decodes.values())
 
 
-async def index_bands(source: Source, paths: Iterable[str]) -> dict[str, CodestreamIndex]:
-    """Index files of a product, several at once.
-
-    Raises
-    ------
-    CodestreamError, ProductError
-        Of the first file that cannot be indexed.
-    """
-    sizes = await source.files()
-    limit = asyncio.Semaphore(_INDEXED_AT_ONCE)
-
-    async def one(path: str) -> CodestreamIndex:
-        async with limit:
-            # The name that people know is the file's, not its path inside the product.
-            steps = index_steps(path.rsplit("/", 1)[-1], sizes.get(path, 0))
-            try:
-                wanted = next(steps)
-                while True:
-                    wanted = steps.send(await source.read(path, *wanted))
-            except StopIteration as finished:
-                index: CodestreamIndex = finished.value
-                return index
-
-    unique = list(dict.fromkeys(paths))
-    tasks = [asyncio.create_task(one(path)) for path in unique]
-    try:
-        return dict(zip(unique, await asyncio.gather(*tasks), strict=True))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 class TileStream:
     """Async iterator of `TilePixels` in the plan's order. Use as an async context manager.
 
@@ -118,7 +83,7 @@ class TileStream:
     read_ahead : units whose compressed bytes are read before a decoder is free.
 
     State: per unit a future of its pixels (None: all zero) and the uses left; bytes held by units begun and not
-    yet dropped; per band the bytes that are known to decode to zero.
+    yet dropped; per band the bytes that are known to decode to zero. One consumer at a time.
     """
 
     def __init__(
@@ -143,7 +108,7 @@ class TileStream:
         self._zero: dict[int, set[bytes]] = {}
         self._pixels: list[asyncio.Future[NDArray[np.uint16] | None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._decoding: set[Future[NDArray[np.uint16] | None]] = set()
+        self._decoding: set[Future[tuple[NDArray[np.uint16] | None, float]]] = set()
         self._next = 0
 
     def __repr__(self) -> str:
@@ -151,6 +116,11 @@ class TileStream:
             f"<TileStream tile {self._next}/{len(self._plan.tiles)}, "
             f"{self._held}/{self._reservation} bytes held, {len(self._decoding)} decoding>"
         )
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of decoded units, and of decoders at work on large ones, held now."""
+        return self._held
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -163,13 +133,22 @@ class TileStream:
         for task in self._tasks:
             task.cancel()
         for decoding in self._decoding:
-            decoding.cancel()
-        running = [asyncio.wrap_future(d) for d in self._decoding]
-        await asyncio.gather(*self._tasks, *running, return_exceptions=True)
-        for pixels in self._pixels:
-            if pixels.done() and not pixels.cancelled():
-                pixels.exception()  # mark as seen: the consumer has its error already, or has left
+            decoding.cancel()  # a decode that runs cannot be stopped
+        ending: set[asyncio.Future[Any]] = {*self._tasks, *map(asyncio.wrap_future, self._decoding)}
+        cancelled: asyncio.CancelledError | None = None
+        while unfinished := {work for work in ending if not work.done()}:
+            try:
+                await asyncio.wait(unfinished)
+            except asyncio.CancelledError as again:  # raised below: threads would outlive the stream otherwise
+                cancelled = again
+        for work in (*ending, *self._pixels):
+            if work.done() and not work.cancelled():
+                work.exception()  # mark as seen: the consumer has its error already, or has left
         self._pixels = []
+        self._decoding.clear()
+        self._held = 0
+        if cancelled is not None:
+            raise cancelled
 
     def __aiter__(self) -> Self:
         return self
@@ -185,12 +164,11 @@ class TileStream:
         if self._next >= len(self._plan.tiles):
             raise StopAsyncIteration
         tile, needed = self._plan.tiles[self._next], self._plan.needs[self._next]
+        # Shielded: a consumer that gives up waiting must not cancel what the decoder is to fill.
+        units = {unit: await asyncio.shield(self._pixels[unit]) for unit in needed}
+        is_zero = all(pixels is None for pixels in units.values())
+        tensors = {} if is_zero else await in_thread(None, self._cut, tile, units)
         self._next += 1
-        units = {unit: await self._pixels[unit] for unit in needed}
-        if any(pixels is not None for pixels in units.values()):
-            tensors = await asyncio.to_thread(self._cut, tile, units)
-        else:
-            tensors = {}
         for unit in needed:
             self._uses[unit] -= 1
             if not self._uses[unit]:
@@ -205,10 +183,11 @@ class TileStream:
     async def _schedule(self) -> None:
         """Begin units in order, as the reservation and the read-ahead allow."""
         for number, unit in enumerate(self._plan.units):
-            while self._held + unit.nbytes > self._reservation:
+            while self._held + unit.nbytes + unit.work_bytes > self._reservation:
                 self._room.clear()
                 await self._room.wait()
-            self._held += unit.nbytes
+            self._held += unit.nbytes + unit.work_bytes
+            self.stats.peak_held_bytes = max(self.stats.peak_held_bytes, self._held)
             await self._begun.acquire()
             self._spawn(self._produce(number))
 
@@ -219,8 +198,8 @@ class TileStream:
         except Exception as error:  # noqa: BLE001 - it is raised where the pixels are awaited
             self._pixels[number].set_exception(error)
         else:
-            if pixels is None:
-                self._give_back(number)
+            unit = self._plan.units[number]
+            self._give_back(unit.work_bytes + (unit.nbytes if pixels is None else 0))
             self._pixels[number].set_result(pixels)
         finally:
             self._begun.release()
@@ -250,17 +229,18 @@ class TileStream:
         decoding = self._executor.submit(self._decode, number, parts)
         self._decoding.add(decoding)
         try:
-            pixels = await asyncio.wrap_future(decoding)
+            pixels, seconds = await asyncio.wrap_future(decoding)
         finally:
             if decoding.done():
                 self._decoding.discard(decoding)
+        self.stats.decode_busy_s += seconds
         self.stats.decodes[number] = self.stats.decodes.get(number, 0) + 1
         if pixels is None:
             known.add(tile_identity(unit.tile, parts))
         return pixels
 
-    def _decode(self, number: int, parts: list[bytes]) -> NDArray[np.uint16] | None:
-        """Decode a unit (in a thread); None where all is zero."""
+    def _decode(self, number: int, parts: list[bytes]) -> tuple[NDArray[np.uint16] | None, float]:
+        """Decode a unit (in a thread); returns its pixels, None where all is zero, and the seconds it took."""
         started = time.perf_counter()
         unit = self._plan.units[number]
         index, window = self._plan.bands[unit.band].index, unit.tile.window
@@ -268,10 +248,9 @@ class TileStream:
             standalone_codestream(index, unit.tile, parts),
             height=window.height,
             width=window.width,
-            name=f"codestream tile {unit.tile.index} of {index.name}",
+            name=f"codestream tile {unit.tile.index} of {index.name}" if index.plain_reason is None else index.name,
         )
-        self.stats.decode_busy_s += time.perf_counter() - started
-        return pixels if pixels.any() else None
+        return pixels if pixels.any() else None, time.perf_counter() - started
 
     def _cut(self, tile: Tile, units: dict[int, NDArray[np.uint16] | None]) -> dict[str, NDArray[np.uint16]]:
         """Copy a tile's windows out of its units (in a thread); empty where all is zero."""
@@ -294,8 +273,8 @@ class TileStream:
         """Forget a unit after its last use."""
         self._pixels[number] = asyncio.get_running_loop().create_future()
         if holds_bytes:
-            self._give_back(number)
+            self._give_back(self._plan.units[number].nbytes)
 
-    def _give_back(self, number: int) -> None:
-        self._held -= self._plan.units[number].nbytes
+    def _give_back(self, nbytes: int) -> None:
+        self._held -= nbytes
         self._room.set()

@@ -1,4 +1,4 @@
-"""The local server's Python environment: where it is, making it, running code in it.
+"""The local server's Python environment: where it is, whether it is there, running code in it.
 
 It is another environment than the client's: Triton's Python backend needs numpy < 2. It sees the very code of this
 client through two links, so the two never differ in version.
@@ -9,25 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import subprocess
-import sys
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kappamask_stream.errors import InputError, KappaMaskError, OutputError, ServerSetupError, UsageError
+from kappamask_stream.errors import ServerSetupError, error_kinds
+from kappamask_stream.server.machine import check_platform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-_LEAST_GLIBC = (2, 35)
-_PYTHONS = ((3, 11), (3, 12))
-_STAMP = "kappamask-stream.json"
-_KINDS: dict[str, type[KappaMaskError]] = {
-    kind.__name__: kind for kind in (UsageError, InputError, OutputError, ServerSetupError)
-}
+#: There from the first moment of an installation; holds the digest of the requirements when it is finished.
+STAMP = "kappamask-stream.json"
+_INSTALL_AGAIN = "run `kappamask-stream server install` again"
 
 
 def data_home() -> Path:
@@ -70,13 +65,13 @@ class ServerEnvironment:
     def is_installed(self) -> bool:
         """True where `install` has finished with the same requirements as now."""
         try:
-            stamp = json.loads((self.path / _STAMP).read_text())
+            stamp = json.loads((self.path / STAMP).read_text())
         except (OSError, ValueError):
             return False
-        return bool(stamp.get("requirements_sha256") == _requirements_sha256()) and self.python.exists()
+        return bool(stamp.get("requirements_sha256") == requirements_sha256()) and self.python.exists()
 
     def require(self) -> None:
-        """Refuse to go on without the environment.
+        """Refuse to go on without the environment, and let it run this client's code.
 
         Raises
         ------
@@ -89,41 +84,7 @@ class ServerEnvironment:
                 f"the local server's environment is not installed at {self.path} (or by another version): "
                 "run `kappamask-stream server install`, or name a server with --triton grpc://HOST:PORT"
             )
-
-    def install(self, say: Callable[[str], None]) -> None:
-        """Make the environment; quick where it is there already.
-
-        Raises
-        ------
-        ServerSetupError
-            If the platform or this Python cannot run Triton, or a package cannot be installed.
-        """
-        check_platform()
-        check_python()
-        if self.is_installed:
-            self._link_code()
-            say(f"{self.path} is installed already")
-            return
-        log = self.path / "install.log"
-        (self.path / _STAMP).unlink(missing_ok=True)
-        say(f"making {self.path}")
-        self._step([sys.executable, "-m", "venv", "--clear", str(self.path)], None)
-        say("installing Triton, OpenVINO, ONNX Runtime and csmask's weights (about 350 MB)")
-        pip = [
-            str(self.python),
-            "-m",
-            "pip",
-            "install",
-            "--disable-pip-version-check",
-            "--no-deps",
-            "--only-binary=:all:",
-        ]
-        self._step([*pip, "-r", str(requirements_path())], log)
-        self._link_code()
-        say("verifying")
-        self.call(["verify"])
-        stamp = {"requirements_sha256": _requirements_sha256()}
-        (self.path / _STAMP).write_text(json.dumps(stamp))
+        self.link_code()
 
     def call(self, arguments: Sequence[str]) -> list[dict[str, Any]]:
         """Run ``python -m server_models`` in the environment and return the JSON objects that it prints.
@@ -134,77 +95,47 @@ class ServerEnvironment:
             Of the kind that it reports.
         """
         ended = subprocess.run(
-            [str(self.python), "-m", "server_models", *arguments], capture_output=True, text=True, check=False
+            [str(self.python), "-I", "-m", "server_models", *arguments], capture_output=True, text=True, check=False
         )
         events = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
         if ended.returncode:
             last = events[-1] if events else {}
             message = last.get("message") or ended.stderr.strip()[-800:]
-            raise _KINDS.get(str(last.get("kind")), ServerSetupError)(message)
+            raise error_kinds().get(str(last.get("kind")), ServerSetupError)(message)
         return events
 
-    def _step(self, command: list[str], log: Path | None) -> None:
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        if log is not None:
-            log.write_text(ended.stdout + ended.stderr)
-        if ended.returncode:
-            reason = (ended.stderr.strip() or ended.stdout.strip()).splitlines()[-1:]
-            where = f"; the whole output: {log}" if log is not None else ""
-            raise ServerSetupError(f"`{' '.join(command[:4])} …` failed: {' '.join(reason)}{where}")
+    def link_code(self) -> None:
+        """Make this client's packages importable there, and nothing else of its environment.
 
-    def _link_code(self) -> None:
-        """Make this client's packages importable there, and nothing else of its environment."""
-        code = Path(__file__).resolve().parents[2]
-        links = self.path / "code"
-        links.mkdir(exist_ok=True)
-        for package in ("kappamask_stream", "server_models"):
-            link = links / package
-            link.unlink(missing_ok=True)
-            link.symlink_to(code / package)
-        (site,) = self.path.glob("lib/python3.*/site-packages")
-        (site / "kappamask_stream_code.pth").write_text(f"{links}\n")
-
-
-def check_platform() -> None:
-    """Refuse platforms that NVIDIA's wheel does not run on.
-
-    Raises
-    ------
-    ServerSetupError
-        With the two versions and the remedy.
-    """
-    remedy = "use a server elsewhere with --triton grpc://HOST:PORT"
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        raise ServerSetupError(
-            f"Triton runs on this machine only if it is Linux x86-64; "
-            f"this is {sys.platform} {platform.machine()}: {remedy}"
-        )
-    name, version = platform.libc_ver()
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if name != "glibc" or numbers < _LEAST_GLIBC:
-        raise ServerSetupError(
-            f"Triton needs glibc 2.35 or newer; this system has {name or 'no glibc'} {version}: {remedy}"
-        )
+        Raises
+        ------
+        ServerSetupError
+            If the environment has no place for packages, or is another user's and runs other code.
+        """
+        code, links = Path(__file__).resolve().parents[2], self.path / "code"
+        sites = list(self.path.glob("lib/python3.*/site-packages"))
+        if len(sites) != 1:
+            raise ServerSetupError(f"{self.path} is damaged: it has no site-packages; {_INSTALL_AGAIN}")
+        try:
+            links.mkdir(exist_ok=True)
+            for package in ("kappamask_stream", "server_models"):
+                _link(links / package, code / package)
+            path_file = sites[0] / "kappamask_stream_code.pth"
+            if not path_file.exists() or path_file.read_text() != f"{links}\n":
+                path_file.write_text(f"{links}\n")
+        except OSError as error:
+            raise ServerSetupError(
+                f"{self.path} runs another version of kappamask-stream and cannot be changed ({error.strerror}): "
+                "name an environment of your own with KAPPAMASK_SERVER_ENV"
+            ) from error
 
 
-def check_python() -> None:
-    """Refuse Pythons for which there is no stub, or that have no shared library.
-
-    Raises
-    ------
-    ServerSetupError
-        With the remedy.
-    """
-    if sys.version_info[:2] not in _PYTHONS:
-        raise ServerSetupError(
-            f"the local server needs Python 3.11 or 3.12; this is {platform.python_version()}: "
-            "install kappamask-stream with one of those, or use --triton"
-        )
-    if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
-        raise ServerSetupError(
-            f"{sys.executable} has no shared libpython, which Triton's Python backend needs: use your distribution's "
-            "Python, or one built with --enable-shared"
-        )
+def _link(link: Path, target: Path) -> None:
+    """Point a link to `target`; others see the old one or the new one."""
+    if not link.is_symlink() or link.readlink() != target:
+        fresh = link.with_name(f".{link.name}.{os.getpid()}")
+        fresh.symlink_to(target)
+        fresh.replace(link)
 
 
 def requirements_path() -> Path:
@@ -214,5 +145,6 @@ def requirements_path() -> Path:
     return packaged if packaged.exists() else root / "constraints" / "server.txt"
 
 
-def _requirements_sha256() -> str:
+def requirements_sha256() -> str:
+    """Return the digest by which an environment is known to be this version's."""
     return hashlib.sha256(requirements_path().read_bytes()).hexdigest()

@@ -7,18 +7,18 @@ kernel gives it back however this process ends.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import json
 import os
-import subprocess
+import select
+import stat
 import tempfile
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kappamask_stream.errors import InputError, KappaMaskError, OutputError, ServerSetupError, UsageError
+from kappamask_stream.errors import ServerSetupError, error_kinds
 from kappamask_stream.server.environment import ServerEnvironment
 
 if TYPE_CHECKING:
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 _SUPERVISOR_S = 30.0
 _TRIES = 3
-_KINDS: dict[str, type[KappaMaskError]] = {
-    kind.__name__: kind for kind in (UsageError, InputError, OutputError, ServerSetupError)
-}
+_SOCKET = "lease.sock"
+#: The kernel's limit for the path of a Unix socket is 108 bytes with the zero at its end.
+_LONGEST_SOCKET_PATH = 107
+_LOG_LIMIT = 256 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +52,16 @@ class LocalServer:
 
 def state_folder(environment: ServerEnvironment) -> Path:
     """Return the private folder of this user's server for an environment; short, for it holds a socket."""
-    name = f"kappamask-stream-{os.getuid()}-{hashlib.sha256(str(environment.path).encode()).hexdigest()[:10]}"
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(runtime if runtime and os.access(runtime, os.W_OK) else tempfile.gettempdir()) / name
+    parent = Path(runtime if runtime and os.access(runtime, os.W_OK) else tempfile.gettempdir()).absolute()
+    folder = parent / _state_name(str(environment.path))
+    if len(os.fsencode(folder / _SOCKET)) > _LONGEST_SOCKET_PATH:
+        folder = Path("/tmp") / _state_name(f"{environment.path}\0{parent}")  # noqa: S108 - private: see `_require_private`
+    return folder
+
+
+def _state_name(owner: str) -> str:
+    return f"kappamask-stream-{os.getuid()}-{hashlib.sha256(owner.encode()).hexdigest()[:10]}"
 
 
 @asynccontextmanager
@@ -63,6 +71,7 @@ async def lease_local_server(
     weights: Path | None = None,
     env: Path | None = None,
     keep: bool = False,
+    port: int | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> AsyncIterator[LocalServer]:
     """Hold a lease on the local server, starting it and building the model where need be.
@@ -73,16 +82,19 @@ async def lease_local_server(
     weights : weights file to build it from.
     env : the server's environment, None for the user's own.
     keep : True leaves the server running when all leases have ended.
+    port : gRPC port on 127.0.0.1, None for any.
     on_progress : told what is being waited for.
 
     Raises
     ------
     ServerSetupError
-        If the environment is not installed, or the server or the model does not start.
+        If the environment is not installed, the port is taken, or the server or the model does not start.
+    UsageError, InputError, OutputError
+        If the model cannot be built.
     """
     environment = ServerEnvironment.at(env)
     await asyncio.to_thread(environment.require)
-    request = {"op": "lease", "model": model, "weights": _absolute(weights), "hold": keep}
+    request = {"op": "lease", "model": model, "weights": _absolute(weights), "hold": keep, "port": port}
     for attempt in range(_TRIES):
         reader, writer = await _connect(environment, spawn=True)
         try:
@@ -117,19 +129,22 @@ async def server_status(env: Path | None = None) -> dict[str, Any] | None:
 
 
 async def stop_server(env: Path | None = None) -> bool:
-    """End the local server, whoever holds leases; returns False where none runs."""
-    environment = ServerEnvironment.at(env)
-    answer = await _ask(environment, "stop")
+    """End the local server, whoever holds leases, and wait until it is gone; returns False where none runs."""
+    answer = await _ask(ServerEnvironment.at(env), "stop")
     if answer is None:
         return False
-    await asyncio.to_thread(_wait_for_end, state_folder(environment) / "lock")
+    await asyncio.to_thread(_wait_for_end, int(answer["pid"]))
     return True
 
 
-def _wait_for_end(lock: Path) -> None:
-    """Wait until the supervisor has ended: it holds its lock for life."""
-    with suppress(FileNotFoundError), lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def _wait_for_end(pid: int) -> None:
+    """Wait for a process that is no child of this one."""
+    with suppress(OSError):  # gone already
+        descriptor = os.pidfd_open(pid)
+        try:
+            select.select([descriptor], [], [])
+        finally:
+            os.close(descriptor)
 
 
 async def _ask(environment: ServerEnvironment, operation: str) -> dict[str, Any] | None:
@@ -160,7 +175,7 @@ async def _until_ready(
             if event["event"] == "ready":
                 return event
             if event["event"] == "error":
-                raise _KINDS.get(event["kind"], ServerSetupError)(event["message"])
+                raise error_kinds().get(event["kind"], ServerSetupError)(event["message"])
             say(event["text"])
     return None
 
@@ -176,36 +191,70 @@ async def _connect(environment: ServerEnvironment, *, spawn: bool) -> tuple[asyn
         If it does not come up.
     """
     state = state_folder(environment)
-    path = str(state / "lease.sock")
-    try:
-        return await asyncio.open_unix_connection(path)
-    except OSError:
-        if not spawn:
-            raise
-    process = await asyncio.to_thread(_spawn, environment, state)
+    _require_private(state)
+    path = str(state / _SOCKET)
+    pid: int | None = None
     deadline = asyncio.get_running_loop().time() + _SUPERVISOR_S
-    while asyncio.get_running_loop().time() < deadline:
-        with suppress(OSError):
+    while True:
+        try:
             return await asyncio.open_unix_connection(path)
-        if process.poll() not in (None, 0):
+        except OSError:
+            if not spawn:
+                raise
+        ended = _exit_code(pid) if pid is not None else 0
+        if ended not in (None, 0) or asyncio.get_running_loop().time() > deadline:
             break
+        if ended == 0:  # none yet, or one that found another, which then left
+            pid = _spawn(environment, state)
         await asyncio.sleep(0.05)
     raise ServerSetupError(f"the local server's supervisor did not start; its log: {state / 'supervisor.log'}")
 
 
-def _spawn(environment: ServerEnvironment, state: Path) -> subprocess.Popen[bytes]:
+def _require_private(state: Path) -> None:
+    """Refuse a state folder that another user could have made: who owns its socket is trusted.
+
+    Raises
+    ------
+    ServerSetupError
+        With the remedy.
+    """
+    try:
+        found = state.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ServerSetupError(f"{state} is no folder that only this user can enter: remove it, then try again")
+
+
+def _spawn(environment: ServerEnvironment, state: Path) -> int:
     """Start a supervisor that outlives this process; a second one notices the first and leaves."""
+    command = [str(environment.python), "-I", "-m", "server_models", "supervise"]
+    command += ["--state", str(state), "--repository", str(environment.repository)]
+    log = state / "supervisor.log"
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if state.stat().st_uid != os.getuid() or state.stat().st_mode & 0o077:
-            raise ServerSetupError(f"{state} is not private to this user: remove it")
-        with (state / "supervisor.log").open("wb") as log:
-            return subprocess.Popen(
-                [
-                    str(environment.python), "-m", "server_models", "supervise",
-                    "--state", str(state), "--repository", str(environment.repository),
-                ],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+        _require_private(state)
+        if log.exists() and log.stat().st_size > _LOG_LIMIT:
+            log.unlink()
+        return os.posix_spawn(
+            command[0],
+            command,
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
     except OSError as error:
         raise ServerSetupError(f"cannot start the local server from {state}: {error.strerror}") from error
+
+
+def _exit_code(pid: int) -> int | None:
+    """Return how a supervisor that was started here has ended, None while it runs."""
+    try:
+        ended, code = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return 0
+    return os.waitstatus_to_exitcode(code) if ended else None

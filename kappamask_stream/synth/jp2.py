@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import rasterio
 from rasterio.enums import Resampling
 from rasterio.shutil import copy as copy_dataset
+from rasterio.transform import Affine
 from rasterio.windows import Window as RasterWindow
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from rasterio.transform import Affine
 
 #: ESA's layout per resolution in metres: codestream tile, code-block and precinct, pixels.
 LAYOUT = {10: (1024, 64, 256), 20: (640, 8, 128), 60: (192, 4, 64)}
@@ -98,6 +98,7 @@ class StagedImage:
         size = max(1, self.spec.size * self.spec.gsd_m // PREVIEW_PIXEL_M)
         with rasterio.open(self._staged) as staged:
             pixels = staged.read(out_shape=(self.spec.count, size, size), resampling=Resampling.average)
+        corner, pixel_m = self.spec.transform, self.spec.gsd_m * self.spec.size / size
         spec = ImageSpec(
             path=path,
             size=size,
@@ -105,7 +106,7 @@ class StagedImage:
             count=self.spec.count,
             dtype=self.spec.dtype,
             epsg=self.spec.epsg,
-            transform=self.spec.transform * self.spec.transform.scale(self.spec.size / size),
+            transform=Affine(pixel_m, 0, corner.c, 0, -pixel_m, corner.f),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         image = StagedImage(spec, self._staged.parent)

@@ -17,6 +17,7 @@ LAYERS = [
     PURE,
     {
         "settings",
+        "atomic",
         "sources",
         "jp2",
         "inference",
@@ -30,6 +31,7 @@ LAYERS = [
         "server",
         "synth",
         "result",
+        "threads",
     },
     {"output", "pipeline", "survey"},
     {"models", "runner"},

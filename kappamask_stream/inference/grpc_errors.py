@@ -1,0 +1,94 @@
+"""What a Triton client's exceptions mean: one pure function, for gRPC's statuses say little.
+
+Triton answers UNAVAILABLE where its queue is full, where part of the protocol is closed to this client, and gRPC
+answers UNAVAILABLE where nobody listens: three things that a client must treat in three ways.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kappamask_stream.errors import (
+    ContractError,
+    InferenceError,
+    InferenceTimeoutError,
+    ServerError,
+    ServerOverloadedError,
+    ServerUnavailableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tritonclient.utils import InferenceServerException
+
+_ANY = ""
+
+#: Status (any where empty), texts of which the message holds one (any where empty), what it means. First match counts.
+_MEANINGS: list[tuple[str, tuple[str, ...], type[ServerError], Callable[[str, str, float], str]]] = [
+    (
+        "UNAVAILABLE",
+        ("protocol is restricted",),
+        ServerError,
+        lambda at, said, _: f"the server at {at} refuses: {said}; ask its operator for access",
+    ),
+    (
+        "UNAVAILABLE",
+        ("exceeds maximum queue size", "request timeout expired"),
+        ServerOverloadedError,
+        lambda at, said, _: f"the queue of the server at {at} is full: {said}",
+    ),
+    (  # A model that is not loaded, or whose process has died: a server that is starting again, for one.
+        _ANY,
+        ("request for unknown model", "is not healthy", "is not ready"),
+        ServerUnavailableError,
+        lambda at, said, _: f"the server at {at} does not serve the model now: {said}",
+    ),
+    (
+        "UNAVAILABLE",
+        (),
+        ServerUnavailableError,
+        lambda at, said, _: f"no server answers at {at}: {said}; is it running and the address right?",
+    ),
+    (
+        "DEADLINE_EXCEEDED",
+        (),
+        InferenceTimeoutError,
+        lambda at, _, seconds: f"no answer from {at} within {seconds:g} s (setting infer_timeout_s)",
+    ),
+    (
+        "RESOURCE_EXHAUSTED",
+        ("larger than max",),
+        ServerError,
+        lambda at, said, _: f"{at} takes no messages of this size (a proxy's limit?): {said}",
+    ),
+    (
+        "RESOURCE_EXHAUSTED",
+        (),
+        ServerOverloadedError,
+        lambda at, said, _: f"the server at {at} has no room: {said}",
+    ),
+    (
+        "INVALID_ARGUMENT",
+        (),
+        ContractError,
+        lambda at, said, _: f"the server at {at} refuses the request: {said}",
+    ),
+]
+
+
+def translated(error: InferenceServerException, endpoint: str, timeout_s: float) -> ServerError:
+    """Return the error of this package's tree for a tritonclient exception.
+
+    Parameters
+    ----------
+    error : its status is a string like ``StatusCode.UNAVAILABLE``, or None.
+    endpoint : for the message.
+    timeout_s : seconds that the call was given.
+    """
+    status = str(error.status() or "").removeprefix("StatusCode.")
+    said = str(error.message() or "").removeprefix("[request id: <id_unknown>] ")
+    for expected, texts, kind, describe in _MEANINGS:
+        if expected in (_ANY, status) and (not texts or any(text in said.lower() for text in texts)):
+            return kind(describe(endpoint, said, timeout_s))
+    return InferenceError(f"the server at {endpoint} answered {status or 'without a status'}: {said}")

@@ -1,0 +1,257 @@
+"""Marker segments of a JPEG 2000 main header: image and tile geometry, coding parameters, and what they cost.
+
+Source: ITU-T T.800 (ISO/IEC 15444-1), annex A. Every limit here is far beyond what Sentinel-2 needs; it keeps a
+damaged or hostile header from taking the machine's memory.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+from kappamask_stream.errors import CodestreamError
+from kappamask_stream.grid import Window
+
+
+class Marker(IntEnum):
+    """Marker codes (T.800 table A.2; CAP, PRF and CPF: T.814)."""
+
+    SOC = 0xFF4F
+    CAP = 0xFF50
+    SIZ = 0xFF51
+    COD = 0xFF52
+    COC = 0xFF53
+    TLM = 0xFF55
+    PRF = 0xFF56
+    PLM = 0xFF57
+    CPF = 0xFF59
+    QCD = 0xFF5C
+    QCC = 0xFF5D
+    RGN = 0xFF5E
+    POC = 0xFF5F
+    PPM = 0xFF60
+    CRG = 0xFF63
+    COM = 0xFF64
+    SOT = 0xFF90
+    SOD = 0xFF93
+    EOC = 0xFFD9
+
+    @property
+    def code(self) -> bytes:
+        """The marker as it stands in a file."""
+        return self.to_bytes(2, "big")
+
+
+#: Segments that decide how any tile is decoded; all of them act on a tile that stands alone as they do in the image.
+DECISIVE = frozenset({Marker.SIZ, Marker.CAP, Marker.COD, Marker.COC, Marker.QCD, Marker.QCC, Marker.RGN})
+#: Segments that decide nothing: positions of what is found anyway, profiles, colour registration, comments.
+IDLE = frozenset({Marker.TLM, Marker.PRF, Marker.PLM, Marker.CPF, Marker.CRG, Marker.COM})
+
+PROGRESSIONS = ("LRCP", "RLCP", "RPCL", "PCRL", "CPRL")
+
+_MOST_PIXELS = 2**31
+_MOST_PIXELS_AT_ONCE = 2**28
+_MOST_TILES = 65535
+_MOST_BLOCKS = 2**21
+_MOST_PACKETS = 2**24
+_MOST_LEVELS = 32
+#: Exponent of a precinct that holds a whole resolution.
+_WHOLE = 15
+#: Measured with OpenJPEG 2.5: its 32-bit samples, and its book-keeping per code-block and precinct.
+_BYTES_PER_SAMPLE, _BYTES_PER_BLOCK = 4, 600
+
+
+@dataclass(frozen=True)
+class Siz:
+    """Image and tile geometry of the SIZ marker segment (T.800 A.5.1), reference grid coordinates."""
+
+    x1: int
+    y1: int
+    x0: int
+    y0: int
+    tile_w: int
+    tile_h: int
+    tile_x0: int
+    tile_y0: int
+    bit_depth: int
+
+    @property
+    def tiles_across(self) -> int:
+        """Codestream tiles in a row."""
+        return -(-(self.x1 - self.tile_x0) // self.tile_w)
+
+    @property
+    def tiles_down(self) -> int:
+        """Codestream tiles in a column."""
+        return -(-(self.y1 - self.tile_y0) // self.tile_h)
+
+    @property
+    def largest_tile(self) -> tuple[int, int]:
+        """Height and width that no codestream tile exceeds."""
+        return min(self.tile_h, self.y1 - self.y0), min(self.tile_w, self.x1 - self.x0)
+
+    def window(self, index: int) -> Window:
+        """Return the pixels of a codestream tile, relative to the image."""
+        down, across = divmod(index, self.tiles_across)
+        left = max(self.tile_x0 + across * self.tile_w, self.x0)
+        top = max(self.tile_y0 + down * self.tile_h, self.y0)
+        right = min(self.tile_x0 + (across + 1) * self.tile_w, self.x1)
+        bottom = min(self.tile_y0 + (down + 1) * self.tile_h, self.y1)
+        return Window(top - self.y0, left - self.x0, bottom - top, right - left)
+
+
+@dataclass(frozen=True)
+class Coding:
+    """Coding parameters of a COD or COC marker segment (T.800 A.6.1, A.6.2).
+
+    Attributes
+    ----------
+    progression, layers : of COD; 0 and 1 of a COC, which has none.
+    levels : decompositions; there is one resolution more.
+    block_w, block_h : exponents of a code-block's size.
+    reversible : True for 5/3, False for 9/7.
+    precincts : exponents (width, height) per resolution, the lowest first; empty where there is one per resolution.
+    """
+
+    progression: int
+    layers: int
+    levels: int
+    block_w: int
+    block_h: int
+    reversible: bool
+    precincts: tuple[tuple[int, int], ...]
+
+    def blocks_and_precincts(self, height: int, width: int) -> tuple[int, int]:
+        """Return upper bounds of the code-blocks and of the precincts of a tile of this size (T.800 B.6, B.7)."""
+        blocks = precincts = 0
+        for resolution in range(self.levels + 1):
+            reduced = self.levels - resolution
+            exponents = self.precincts[resolution] if self.precincts else (_WHOLE, _WHOLE)
+            precincts += _met(width >> reduced, exponents[0]) * _met(height >> reduced, exponents[1])
+            # Above the lowest resolution there are three sub-bands, of half its size; so are their precincts.
+            bands, half = (3, 1) if resolution else (1, 0)
+            block_w = min(self.block_w, max(exponents[0] - half, 0))
+            block_h = min(self.block_h, max(exponents[1] - half, 0))
+            blocks += bands * _met(width >> reduced + half, block_w) * _met(height >> reduced + half, block_h)
+        return blocks, precincts
+
+
+def _met(length: int, exponent: int) -> int:
+    """Return how many cells of 2**exponent `length` + 1 samples meet at most: they may begin within one."""
+    return (length >> exponent) + 2
+
+
+def segments_of(name: str, header: bytes) -> dict[int, list[bytes]]:
+    """Split a main header into marker segments (without marker and length).
+
+    Raises
+    ------
+    CodestreamError
+        If the segments do not fill the header, or one that every codestream has is missing.
+    """
+    found: dict[int, list[bytes]] = {}
+    position = 2
+    while position + 4 <= len(header):
+        marker, length = struct.unpack_from(">HH", header, position)
+        found.setdefault(marker, []).append(header[position + 4 : position + 2 + length])
+        position += 2 + length
+    if position != len(header):
+        raise damaged(name, f"the main header's segments end at byte {position}, the header at {len(header)}")
+    for kind in (Marker.SIZ, Marker.COD, Marker.QCD):
+        count = len(found.get(kind, []))
+        if count != 1:
+            raise damaged(name, f"the main header has {count} {kind.name} segments, it needs 1")
+    return found
+
+
+def parse_siz(name: str, body: bytes) -> Siz:
+    """Check and read SIZ.
+
+    Raises
+    ------
+    CodestreamError
+        If the image is nothing that Sentinel-2 bands are stored as, or contradicts itself.
+    """
+    if len(body) < 39:  # noqa: PLR2004 - up to the first component
+        raise damaged(name, f"the SIZ segment has {len(body)} bytes, 39 are needed")
+    _, x1, y1, x0, y0, tile_w, tile_h, tile_x0, tile_y0, components = struct.unpack_from(">H8IH", body)
+    depth, step_x, step_y = body[36], body[37], body[38]
+    if components != 1:
+        raise CodestreamError(f"{name}: {components} components, a Sentinel-2 band has 1: give a single-band file")
+    if (step_x, step_y) != (1, 1):
+        raise damaged(name, f"samples stand {step_x} x {step_y} pixels apart, a Sentinel-2 band's 1 x 1")
+    bits = (depth & 0x7F) + 1
+    if depth & 0x80 or bits > 16:  # noqa: PLR2004
+        signed = "signed" if depth & 0x80 else "unsigned"
+        raise damaged(name, f"samples of {bits} bits, {signed}; a Sentinel-2 band has up to 16, unsigned")
+    siz = Siz(x1, y1, x0, y0, tile_w, tile_h, tile_x0, tile_y0, bits)
+    inside = x0 < x1 and y0 < y1 and tile_w and tile_h and tile_x0 <= x0 and tile_y0 <= y0
+    if not inside or tile_x0 + tile_w <= x0 or tile_y0 + tile_h <= y0:
+        raise damaged(name, f"image {x0},{y0}..{x1},{y1} and tiles of {tile_w} x {tile_h} do not fit together")
+    _at_most(name, (x1 - x0) * (y1 - y0), _MOST_PIXELS, "pixels")
+    _at_most(name, siz.tiles_across * siz.tiles_down, _MOST_TILES, "codestream tiles")
+    return siz
+
+
+def parse_coding(name: str, marker: int, body: bytes) -> Coding:
+    """Read a COD or COC segment of a file with one component.
+
+    Raises
+    ------
+    CodestreamError
+        If it is too short for what it announces.
+    """
+    # COD: Scod, progression, layers (2), component transform; COC: component, Scoc. Then they are alike.
+    style_at, at = (0, 5) if marker == Marker.COD else (1, 2)
+    levels = body[at] if len(body) > at else 0
+    listed = levels + 1 if len(body) > at and body[style_at] & 1 else 0
+    needed = at + 5 + listed
+    if len(body) < needed or levels > _MOST_LEVELS:
+        raise damaged(name, f"coding parameters of {len(body)} bytes, {needed} are needed for {levels} decompositions")
+    return Coding(
+        progression=body[1] if marker == Marker.COD else 0,
+        layers=int.from_bytes(body[2:4], "big") if marker == Marker.COD else 1,
+        levels=levels,
+        block_w=(body[at + 1] & 15) + 2,
+        block_h=(body[at + 2] & 15) + 2,
+        reversible=body[at + 4] == 1,
+        precincts=tuple((size & 15, size >> 4) for size in body[at + 5 : needed]),
+    )
+
+
+def check_cost(name: str, coding: Coding, height: int, width: int) -> int:
+    """Return the bytes that decoding a tile of this size takes at most, beside its bytes and its pixels.
+
+    Raises
+    ------
+    CodestreamError
+        If that is beyond any reason.
+    """
+    samples = check_pixels(name, height, width)
+    blocks, precincts = coding.blocks_and_precincts(height, width)
+    _at_most(name, blocks + precincts, _MOST_BLOCKS, "code-blocks and precincts in one codestream tile")
+    _at_most(name, coding.layers * precincts, _MOST_PACKETS, "packets in one codestream tile")
+    return samples + (blocks + precincts) * _BYTES_PER_BLOCK
+
+
+def check_pixels(name: str, height: int, width: int) -> int:
+    """Return the bytes of a decoder's samples for this many pixels.
+
+    Raises
+    ------
+    CodestreamError
+        If more are to be decoded at once than is reasonable.
+    """
+    _at_most(name, height * width, _MOST_PIXELS_AT_ONCE, "pixels to be decoded at once")
+    return height * width * _BYTES_PER_SAMPLE
+
+
+def damaged(name: str, what: str) -> CodestreamError:
+    """Return the error of a file that is not as it was written."""
+    return CodestreamError(f"{name}: {what}: the file is truncated or corrupt, fetch it again")
+
+
+def _at_most(name: str, value: int, most: int, what: str) -> None:
+    if value > most:
+        raise damaged(name, f"its header announces {value} {what}, at most {most} are read")

@@ -1,0 +1,219 @@
+"""Several files appear together or not at all, whatever ends the writing; what went wrong is said once."""
+
+import asyncio
+import errno
+import os
+import platform
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kappamask_stream import atomic
+from kappamask_stream.atomic import publish, remove_stale, write_atomically
+from kappamask_stream.errors import OutputError
+from tests.unit.places import files_in, small_disk
+
+# --- several files at once -------------------------------------------------------------------------------------------
+
+
+def test_files_are_renamed_in_order_when_all_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, mask = tmp_path / "m.png", tmp_path / "m.tif"
+    seen = []
+    rename = Path.replace
+
+    def watched(self: Path, target: Path) -> Path:
+        seen.append((target.name, self.read_bytes(), sorted(p.name for p in tmp_path.iterdir() if p.name[0] != ".")))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    write_atomically([(picture, [b"picture"]), (mask, [b"mask ", b"in pieces"])])
+    assert seen == [("m.png", b"picture", []), ("m.tif", b"mask in pieces", ["m.png"])]
+    assert files_in(tmp_path) == {"m.png": b"picture", "m.tif": b"mask in pieces"}
+
+
+def test_overwriting_replaces_all_and_keeps_nothing_of_the_old(tmp_path: Path) -> None:
+    for content in (b"old", b"new"):
+        write_atomically([(tmp_path / "m.png", [content]), (tmp_path / "m.tif", [content])])
+        assert files_in(tmp_path) == {"m.png": content, "m.tif": content}
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_a_mask_that_cannot_be_renamed_takes_its_quicklook_back(tmp_path: Path, there_before) -> None:
+    (tmp_path / "m.tif" / "in the way").mkdir(parents=True)
+    if there_before:
+        (tmp_path / "m.png").write_bytes(b"old")
+    with pytest.raises(OutputError, match=r"cannot write .*m\.tif: Is a directory .* a folder has that name"):
+        write_atomically([(tmp_path / "m.png", [b"new"]), (tmp_path / "m.tif", [b"new"])])
+    assert files_in(tmp_path) == ({"m.png": b"old"} if there_before else {})
+
+
+def test_a_folder_with_the_quicklooks_name_stays_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "m.png").mkdir()
+    (tmp_path / "m.tif").write_bytes(b"old")
+    with pytest.raises(OutputError, match=r"m\.png: Is a directory"):
+        write_atomically([(tmp_path / "m.png", [b"new"]), (tmp_path / "m.tif", [b"new"])])
+    assert (tmp_path / "m.png").is_dir()
+    assert files_in(tmp_path) == {"m.tif": b"old"}
+
+
+# --- no space, no permission -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "small") as folder:
+        yield folder
+
+
+def test_no_space_names_path_bytes_needed_and_free_and_the_old_files_survive(disk: Path) -> None:
+    old = {"m.png": b"old picture", "m.tif": b"old mask"}
+    for name, content in old.items():
+        (disk / name).write_bytes(content)
+    free = shutil.disk_usage(disk).free
+    with pytest.raises(OutputError) as error:
+        write_atomically([(disk / "m.png", [bytes(100_000)]), (disk / "m.tif", [bytes(100_000)] * 3)])
+    assert str(error.value) == (
+        f"cannot write {disk}/m.tif: No space left on device (400000 bytes are needed, {free} are free): "
+        "make room or give another folder with --output"
+    )
+    assert error.value.exit_code == 5
+    assert isinstance(error.value.__cause__, OSError)
+    assert files_in(disk) == old
+
+
+def test_a_limit_on_file_sizes_is_told_from_a_full_disk(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(OutputError, match=r"File too large \(100000 bytes are needed, \d+ are free\): .*ulimit -f"):
+            write_atomically([(tmp_path / "m.tif", [bytes(60_000), bytes(40_000)])])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert files_in(tmp_path) == {}
+
+
+def test_a_full_quota_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"quota exceeded \(3 bytes are needed, \d+ are free\): your quota is used"):
+        write_atomically([(tmp_path / "m.tif", [b"123"])])
+    assert files_in(tmp_path) == {}
+
+
+def test_a_folder_that_vanished_is_said_to_be_gone(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"gone/m\.tif: No such file or directory.*: its folder is gone"):
+        write_atomically([(tmp_path / "gone" / "m.tif", [b"1"])])
+
+
+# --- cancellation and death ------------------------------------------------------------------------------------------
+
+
+class Pause:
+    """Stands before or after one step of `publish`: says when it is reached, and waits until it is told to go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        original: Callable[..., None] = getattr(atomic, step)
+
+        def paused(*args: object) -> None:
+            if step == "_write_all":
+                original(*args)
+            self.reached.set()
+            assert self.go_on.wait(30)
+            if step != "_write_all":
+                original(*args)
+
+        monkeypatch.setattr(atomic, step, paused)
+
+
+@pytest.mark.parametrize(("step", "left"), [("_write_all", {"m.tif": b"old"}), ("_rename_all", {"m.png": b"new", "m.tif": b"new"})])  # fmt: skip
+async def test_cancelled_before_the_first_rename_nothing_changes_after_it_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, left: dict[str, bytes]
+) -> None:
+    (tmp_path / "m.tif").write_bytes(b"old")
+    pause = Pause(monkeypatch, step)
+    task = asyncio.create_task(publish([(tmp_path / "m.png", [b"new"]), (tmp_path / "m.tif", [b"new"])]))
+    await asyncio.to_thread(pause.reached.wait, 30)
+    assert len(files_in(tmp_path)) == 3  # the old mask and two temporary files
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()  # an impatient user
+    await asyncio.sleep(0)
+    assert not task.done()
+    pause.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert files_in(tmp_path) == left
+
+
+async def test_publishing_says_in_the_loop_what_went_wrong_in_the_thread(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="its folder is gone"):
+        await publish([(tmp_path / "gone" / "m.tif", [b"1"])])
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from kappamask_stream import atomic
+
+def wait(files):
+    print("written", flush=True)
+    time.sleep(600)
+
+atomic._rename_all = wait
+atomic.write_atomically([(Path(sys.argv[1]), [b"picture"]), (Path(sys.argv[2]), [b"mask"])])
+"""
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has written its temporary files and has not renamed them."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path / "m.png"), str(tmp_path / "m.tif")],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "written\n"
+        yield process
+        process.kill()
+
+
+def test_temporary_files_of_a_killed_process_are_removed_and_those_of_a_live_one_stay(
+    tmp_path: Path, writer: subprocess.Popen[str]
+) -> None:
+    paths = [tmp_path / "m.png", tmp_path / "m.tif"]
+    names = {f".{path.name}.{platform.node()}.{writer.pid}.part" for path in paths}
+    assert set(files_in(tmp_path)) == names
+    for path in paths:
+        remove_stale(path)
+    assert set(files_in(tmp_path)) == names
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    for path in paths:
+        remove_stale(path)
+    assert files_in(tmp_path) == {}
+
+
+def test_only_abandoned_files_of_this_mask_are_removed(tmp_path: Path) -> None:
+    host, own = platform.node(), os.getpid()
+    gone = [f".m.tif.{host}.{own}.part", f".m.tif.{host}.{own}.old", f".m.tif.{host}.99999999999.part"]
+    stay = ["m.tif", ".m.tif", ".m.tif.part", f".other.tif.{host}.{own}.part", f".m.tif.elsewhere.{own}.part"]
+    for name in [*gone, *stay]:
+        (tmp_path / name).write_bytes(b"1")
+    aged = tmp_path / f".m.tif.else.where.{own}.part"
+    aged.write_bytes(b"1")
+    day_before_yesterday = time.time() - 2 * 24 * 3600
+    os.utime(aged, (day_before_yesterday, day_before_yesterday))
+    remove_stale(tmp_path / "m.tif")
+    assert set(files_in(tmp_path)) == set(stay)

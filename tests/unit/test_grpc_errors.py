@@ -1,0 +1,124 @@
+"""Triton's own words, as server 2.51 and gRPC said them, mean the right kind of error."""
+
+from __future__ import annotations
+
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from kappamask_stream.errors import (
+    ContractError,
+    InferenceError,
+    InferenceTimeoutError,
+    ServerError,
+    ServerOverloadedError,
+    ServerUnavailableError,
+)
+from kappamask_stream.inference.grpc_errors import translated
+
+SAID = [
+    (
+        "StatusCode.UNAVAILABLE",
+        "[request id: <id_unknown>] Exceeds maximum queue size",
+        ServerOverloadedError,
+        r"^the queue of the server at grpc://host:8001 is full: Exceeds maximum queue size$",
+    ),
+    (
+        "StatusCode.UNAVAILABLE",
+        "[request id: tile 7] Request timeout expired",
+        ServerOverloadedError,
+        "queue .* is full",
+    ),
+    (
+        "StatusCode.UNAVAILABLE",
+        (
+            "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:57103: recvmsg:Connection reset "
+            "by peer (104)"
+        ),
+        ServerUnavailableError,
+        "no server answers at grpc://host:8001: .*is it running and the address right",
+    ),
+    ("StatusCode.UNAVAILABLE", "Stream removed (Socket closed)", ServerUnavailableError, "no server answers"),
+    (
+        "StatusCode.UNAVAILABLE",
+        (
+            "errors resolving no.such.host.invalid:8001: [field:hostname lookup error:address lookup failed for "
+            "no.such.host.invalid:8001: Domain name not found]"
+        ),
+        ServerUnavailableError,
+        "no server answers",
+    ),
+    (
+        "StatusCode.UNAVAILABLE",
+        "This protocol is restricted, expecting header 'triton-grpc-protocol-kappamask-key'",
+        ServerError,
+        "refuses: This protocol is restricted.*ask its operator",
+    ),
+    (
+        "StatusCode.NOT_FOUND",
+        "Request for unknown model: 'csmask_l2a' is not found",
+        ServerUnavailableError,
+        "does not serve the model now",
+    ),
+    (
+        "StatusCode.NOT_FOUND",
+        "Request for unknown model: 'csmask_l2a' has no available versions",
+        ServerUnavailableError,
+        "does not serve the model now",
+    ),
+    (
+        "StatusCode.INTERNAL",
+        "Stub process 'null_l2a_0_0' is not healthy.",
+        ServerUnavailableError,
+        "does not serve the model now",
+    ),
+    ("StatusCode.DEADLINE_EXCEEDED", "Deadline Exceeded", InferenceTimeoutError, r"within 7\.5 s .*infer_timeout_s"),
+    (
+        "StatusCode.INVALID_ARGUMENT",
+        (
+            "[request id: <id_unknown>] unexpected shape for input 'DN_20M' for model 'csmask_l2a'. Expected "
+            "[-1,6,256,256], got [1,6,255,256]."
+        ),
+        ContractError,
+        r"refuses the request: unexpected shape for input 'DN_20M'",
+    ),
+    (
+        "StatusCode.RESOURCE_EXHAUSTED",
+        "CLIENT: Received message larger than max (4718592 vs. 4194304)",
+        ServerError,
+        "no messages of this size",
+    ),
+    ("StatusCode.RESOURCE_EXHAUSTED", "Failed to allocate CUDA memory", ServerOverloadedError, "has no room"),
+    (
+        "StatusCode.INTERNAL",
+        "onnx runtime error 1: CUDA failure 700",
+        InferenceError,
+        "answered INTERNAL: onnx runtime error 1",
+    ),
+    (None, "got unexpected datatype FLOAT32 from numpy array", InferenceError, "answered without a status"),
+]
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind", "text"), SAID, ids=[f"{s[2].__name__}: {s[1][:40]}" for s in SAID]
+)
+def test_what_the_server_says_becomes(status: str | None, message: str, kind: type[ServerError], text: str) -> None:
+    error = translated(InferenceServerException(msg=message, status=status), "grpc://host:8001", 7.5)
+    assert type(error) is kind
+    with pytest.raises(kind, match=text):
+        raise error
+
+
+def test_only_what_can_pass_is_worth_another_try() -> None:
+    retryable = {
+        kind: translated(InferenceServerException(msg=message, status=status), "grpc://host:8001", 1.0).retryable
+        for status, message, kind, _ in SAID
+    }
+    assert {kind for kind, worth in retryable.items() if worth} == {
+        ServerOverloadedError,
+        ServerUnavailableError,
+        InferenceTimeoutError,
+    }
+
+
+def test_an_exception_without_words_is_translated_too() -> None:
+    assert type(translated(InferenceServerException(msg=""), "grpc://host:8001", 1.0)) is InferenceError
