@@ -15,8 +15,10 @@ _BLOCK_ROWS = 1024
 
 
 def evaluate(
-    mask: Annotated[Path, typer.Argument(help="A mask made by `run` (GeoTIFF).")],
-    labels: Annotated[Path, typer.Argument(help="Labels: any raster that GDAL reads, any resolution and projection.")],
+    mask: Annotated[Path, typer.Argument(help="A mask made by `run` (GeoTIFF).", readable=False)],
+    labels: Annotated[
+        Path, typer.Argument(help="Labels: any raster that GDAL reads, any resolution and projection.", readable=False)
+    ],
     crosswalk: Annotated[
         Literal["kappamask", "scl", "cloudsen12"],
         typer.Option(help="What the label values mean: KappaMask's classes, Sen2Cor's SCL, or CloudSEN12."),

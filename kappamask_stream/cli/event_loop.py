@@ -59,7 +59,7 @@ def run_command(command: Coroutine[object, object, T]) -> T:
 
     try:
         return asyncio.run(guarded())
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, Exception):  # what fails while it is being ended is no news
         if not received:
             raise
         raise SystemExit(_SIGNAL_BASE + received[0]) from None

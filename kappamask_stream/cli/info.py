@@ -17,7 +17,7 @@ _MB = 1024 * 1024
 
 
 def info(
-    product: Annotated[Path, typer.Argument(help="SAFE directory.", metavar="PRODUCT")],
+    product: Annotated[Path, typer.Argument(help="SAFE directory.", metavar="PRODUCT", readable=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show what a product holds: level, baseline, offsets, bands and how their JPEG 2000 files are laid out.

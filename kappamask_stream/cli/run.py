@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 
 def run(
-    products: Annotated[list[Path], typer.Argument(help="SAFE directories, L1C or L2A.", metavar="PRODUCT")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the masks. [default: .]")] = None,
+    products: Annotated[
+        list[Path], typer.Argument(help="SAFE directories, L1C or L2A.", metavar="PRODUCT", readable=False)
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the masks. [default: .]", readable=False)
+    ] = None,
     model: Annotated[
         str, typer.Option(help="kappamask, csmask, or any model name that the server holds.")
     ] = "kappamask",

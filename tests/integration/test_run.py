@@ -29,7 +29,7 @@ from tests.integration.local_state import CLI, PATIENCE_S, wait_until
 from tests.stream.scene import Scene, band_file, l1c_scene, l2a_scene
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.integration.local_state import LocalState
     from tests.integration.session import SessionServer
@@ -39,8 +39,8 @@ pytestmark = pytest.mark.integration
 __all__ = ["l1c_scene", "l2a_scene"]
 
 
-def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [str(CLI), "run", *map(str, arguments)]
+def run(*arguments: object, prefix: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [*prefix, str(CLI), "run", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S * 3, **options)
 
 
@@ -233,13 +233,36 @@ def test_places_where_no_mask_can_be_written(at_null: list[str], tmp_path: Path)
     assert files_in(taken) == [product.name.removesuffix(".SAFE")]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission(at_null: list[str], tmp_path: Path) -> None:
+def test_folders_without_permission(at_null: list[str], tmp_path: Path) -> None:
+    product, hidden, part = (small(tmp_path / name, seed) for seed, name in enumerate("abc"))
+    hidden.chmod(0)
+    band = band_file(part, "B8A", 20)
+    band.chmod(0)
     out = tmp_path / "out"
     out.mkdir(mode=0o500)
-    ended = run(small(tmp_path / "in", 1), "--output", out, *at_null)
-    assert ended.returncode == 5
+    ended = run(product, "--output", out, *at_null, prefix=as_anybody())
+    assert (ended.returncode, ended.stdout) == (5, "")
+    assert f"{out}/" in ended.stderr
     assert "Permission denied" in ended.stderr
+    ended = run(hidden, product, part, "--output", tmp_path / "out2", *at_null, prefix=as_anybody())
+    assert ended.returncode == 1
+    failures = [line for line in ended.stderr.splitlines() if ": error: " in line]
+    assert len(failures) == 2
+    assert all("Permission denied" in line for line in failures)
+    assert any(str(hidden) in line for line in failures)
+    assert any(band.name in line for line in failures)
+    assert len(list((tmp_path / "out2").rglob("*.tif"))) == 1
+    hidden.chmod(0o700)
+
+
+def as_anybody() -> list[str]:
+    """Start a command such that permissions count, which the superuser may ignore."""
+    if os.geteuid() != 0:
+        return []
+    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    if shutil.which("setpriv") is None or subprocess.run([*command, "true"], check=False).returncode:
+        pytest.skip("the superuser's rights cannot be laid down here")
+    return command
 
 
 def test_no_space_leaves_nothing(l2a_scene: Scene, at_null: list[str], tmp_path: Path) -> None:

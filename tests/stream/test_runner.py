@@ -150,13 +150,17 @@ async def test_results_come_when_their_product_ends_not_in_the_order_given(
                 assert result.output.exists()
 
 
+@pytest.mark.parametrize("budget", [20_000, 9000])
 async def test_the_second_product_is_read_while_the_first_is_answered(
-    products: list[Path], coarse_l2a: ModelContract, tmp_path: Path
+    products: list[Path], coarse_l2a: ModelContract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: int
 ) -> None:
+    """Even where the budget holds one at a time: its bytes are given back with the last tile read."""
+    monkeypatch.setattr(Settings, "memory_budget_bytes", property(lambda _: budget))
     client, shown = Gate(coarse_l2a), list[ProductProgress]()
     run = asyncio.create_task(run_all(products[:2], client, tmp_path, shown=shown, products_at_once=2))
-    await until(lambda: len(shown) == 2 and shown[1].tiles_read > 0)
-    assert shown[0].tiles_done < shown[0].tiles_total, "the first is not answered yet"
+    await until(lambda: len(shown) == 2 and all(p.tiles_read > 0 for p in shown))
+    assert [p.state for p in shown] == ["streaming"] * 2
+    assert not client.sent, "not one tile of either is answered yet"
     await client.let(*map(name_of, products))
     assert {r.status for r in await run} == {"done"}
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -17,6 +19,7 @@ import rasterio
 import typer
 
 from kappamask_stream import cli
+from kappamask_stream.cli.event_loop import run_command
 from kappamask_stream.errors import OutputError, ServerUnavailableError, UsageError
 from kappamask_stream.models import ModelChoice, ModelPool
 from kappamask_stream.pipeline import ServedModel
@@ -448,3 +451,73 @@ def test_evaluate_ignores_labels_that_are_no_class(
     swapped = command("evaluate", labels, truth)
     assert swapped.code == 3
     assert f"labels.tif holds {dtype}, a mask holds uint8: is it the first of the two?" in swapped.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_cancels_a_command_and_a_second_one_lets_it_clean_up(
+    capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int
+) -> None:
+    cleaned_up = []
+    before = signal.getsignal(number)
+
+    async def work() -> None:
+        os.kill(os.getpid(), number)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(20):
+                await asyncio.sleep(0.001)
+            cleaned_up.append(True)
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(work())
+    assert ended.value.code == code
+    assert cleaned_up
+    said = capsys.readouterr().err.split("\n")
+    assert said[1] == f"{number.name}: stopping"
+    assert said[3] == "still cleaning up; once more ends it at once"
+    assert signal.getsignal(number) is before
+
+
+def test_what_fails_while_a_command_is_ended_does_not_hide_the_signal(capsys: pytest.CaptureFixture[str]) -> None:
+    async def work() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise OutputError("cannot clean up") from None
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(work())
+    assert ended.value.code == 130
+
+
+def test_a_cancellation_without_a_signal_and_an_error_stay_what_they_are() -> None:
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    async def failing() -> None:
+        raise OutputError("no space")
+
+    with pytest.raises(asyncio.CancelledError):
+        run_command(cancelled())
+    with pytest.raises(OutputError, match="no space"):
+        run_command(failing())
+
+
+def test_the_third_signal_ends_a_command_that_does_not_clean_up() -> None:
+    code = (
+        "import asyncio, os, signal\nfrom kappamask_stream.cli.event_loop import run_command\n"
+        "async def work():\n"
+        "    while True:\n"
+        "        try:\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "            await asyncio.sleep(0.01)\n"
+        "        except asyncio.CancelledError:\n"
+        "            pass\n"
+        "run_command(work())\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 143
+    assert ended.stderr.split("\n")[1::2] == ["SIGTERM: stopping", "still cleaning up; once more ends it at once"]
