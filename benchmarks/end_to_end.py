@@ -167,8 +167,10 @@ def run_ours(product: Path, model: str, supervisor: int) -> dict[str, Any]:
     if ended.returncode:
         raise SystemExit(f"the run failed with exit code {ended.returncode}: {ended.stdout}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    answer: dict[str, Any] = json.loads(ended.stdout)
     return {
-        **json.loads(ended.stdout),
+        # Paths are of this machine, figures are not.
+        **{name: value for name, value in answer.items() if name not in ("output", "quicklook")},
         "wall_s": seconds,
         "client_cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "server_cpu_s": cpu_of_server(supervisor) - server,
