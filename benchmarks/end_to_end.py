@@ -6,7 +6,8 @@
   sweep of engines, streams, threads and batches.
 * **ours**: `kappamask-stream run` as a process of its own, from its start to its end, with the local Triton running.
 
-Each is measured `rounds` times, taking turns, and the fastest counts: the machine may be shared. The floors are what
+Each is measured `rounds` times, taking turns, and the fastest of each part counts, so that the ratio may mix rounds;
+the ratio of each round by itself stands in the JSON, too. The floors are what
 the same two cores would need if nothing had to be cut, sent, answered, assembled or written.
 """
 
@@ -29,8 +30,9 @@ import psutil
 
 from kappamask_stream.grid import TileGrid
 from kappamask_stream.inference import TritonClient
-from kappamask_stream.jp2 import DecodePlan, ImagecodecsDecoder, TileStream, bands_of, index_bands
+from kappamask_stream.jp2 import DecodePlan, ImagecodecsDecoder, TileStream
 from kappamask_stream.jp2.standalone import standalone_codestream, tile_identity
+from kappamask_stream.pipeline import plan_decoding
 from kappamask_stream.product import open_product
 from kappamask_stream.radiometry import offset_scale
 from kappamask_stream.server import ServerEnvironment, lease_local_server, server_status
@@ -64,13 +66,6 @@ def find_product(given: Path | None) -> Path:
         print("making a synthetic product of 10980 pixels")
         found = write_product(WORK / "synth", size=10980, seed=7).product
     return found
-
-
-async def plan_for(product: Product, contract: ModelContract) -> DecodePlan:
-    paths = {(b, g.gsd_m): product.band_path(b, g.gsd_m) for g in contract.inputs for b in g.bands}
-    indexes = await index_bands(product.source, list(paths.values()))
-    bands = bands_of(contract, {key: indexes[path] for key, path in paths.items()}, paths)
-    return DecodePlan.of(bands, TileGrid.of(contract, *product.sizes[contract.gsd_m]))
 
 
 def decode_floor(product: Path, plan: DecodePlan) -> dict[str, float]:
@@ -188,7 +183,7 @@ async def bench(path: Path, model: str, rounds: int) -> dict[str, Any]:
             contract = client.contract
         status = await server_status(environment.path)
         assert status is not None
-        plan = await plan_for(product, contract)
+        plan = await plan_decoding(product, contract, TileGrid.of(contract, *product.sizes[contract.gsd_m]))
         print(f"{product.name}, {contract.name}, {CORES} cores; {len(plan.units)} codestream tiles are needed")
         count = await write_tiles(product, plan, contract, pixels)
         print(f"{len(plan.tiles)} tiles, {count} hold data\n")

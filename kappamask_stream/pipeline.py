@@ -173,7 +173,7 @@ class _Job:
     async def run(self) -> ProductResult:
         self.progress.state = "indexing"
         with self.clock.measure("index"):
-            decode_plan = await self._decode_plan()
+            decode_plan = await plan_decoding(self.product, self.contract, self.grid)
         batches_before = await self.model.client.batch_sizes()
         self.progress.tiles_total = len(self.grid)
         self.progress.started = time.monotonic()
@@ -306,20 +306,6 @@ class _Job:
         await publish([(self.plan.quicklook, [picture]), (self.plan.mask, mask)])
         self.closed = time.monotonic()
 
-    async def _decode_plan(self) -> DecodePlan:
-        """Index every file of the model's bands and plan what is decoded when."""
-        paths = {(b, g.gsd_m): self.product.band_path(b, g.gsd_m) for g in self.contract.inputs for b in g.bands}
-        indexes = await index_bands(self.product.source, list(paths.values()))
-        for (band, gsd_m), path in paths.items():
-            found, said = (indexes[path].height, indexes[path].width), self.product.sizes.get(gsd_m)
-            if said is not None and found != said:
-                raise ProductError(
-                    f"{path} of {self.product.name} has {found[0]} x {found[1]} pixels, the metadata says "
-                    f"{said[0]} x {said[1]} for {gsd_m} m: the file or MTD_TL.xml is wrong ({band})"
-                )
-        bands = bands_of(self.contract, {key: indexes[path] for key, path in paths.items()}, paths)
-        return DecodePlan.of(bands, self.grid)
-
     def _cog_spec(self) -> CogSpec:
         return CogSpec(
             height=self.grid.height,
@@ -340,6 +326,27 @@ class _Job:
     def _note(self, text: str) -> None:
         self.retries += 1
         self.progress.note = text
+
+
+async def plan_decoding(product: Product, contract: ModelContract, grid: TileGrid) -> DecodePlan:
+    """Index every file of a model's bands and plan what is decoded when.
+
+    Raises
+    ------
+    InputError
+        If a band is missing, damaged, or of another size than the metadata says.
+    """
+    paths = {(b, g.gsd_m): product.band_path(b, g.gsd_m) for g in contract.inputs for b in g.bands}
+    indexes = await index_bands(product.source, list(paths.values()))
+    for (band, gsd_m), path in paths.items():
+        found, said = (indexes[path].height, indexes[path].width), product.sizes.get(gsd_m)
+        if said is not None and found != said:
+            raise ProductError(
+                f"{path} of {product.name} has {found[0]} x {found[1]} pixels, the metadata says "
+                f"{said[0]} x {said[1]} for {gsd_m} m: the file or MTD_TL.xml is wrong ({band})"
+            )
+    bands = bands_of(contract, {key: indexes[path] for key, path in paths.items()}, paths)
+    return DecodePlan.of(bands, grid)
 
 
 def _mask_size(product: Product, contract: ModelContract) -> tuple[int, int]:
