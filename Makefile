@@ -8,6 +8,8 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 SEED ?= 7
 SIZE ?= 2304
 PRODUCT ?=
+WEIGHTS ?=
+KAPPAMASK := $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 .PHONY: help demo test lint bench full server-env clean
 help:  ## this list
@@ -32,11 +34,11 @@ lint: $(BIN)/.installed  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: server-env  ## our wall time against the floors, in one run (PRODUCT=path of a SAFE directory)
-	$(BIN)/python benchmarks/end_to_end.py $(PRODUCT)
+bench: server-env  ## our wall time against the floors, in one run (PRODUCT=SAFE directory, WEIGHTS=KappaMask's HDF5)
+	$(BIN)/python benchmarks/end_to_end.py $(PRODUCT) $(if $(WEIGHTS),--model kappamask --radiometry km_predict) $(KAPPAMASK)
 
-full: server-env  ## a full-size product against its labels (PRODUCT=path of a SAFE directory)
-	$(BIN)/python benchmarks/full_product.py $(PRODUCT)
+full: server-env  ## a full-size product against its labels, or with WEIGHTS against km_predict's golden tiles
+	$(BIN)/python benchmarks/full_product.py $(PRODUCT) $(KAPPAMASK)
 
 clean:  ## remove the environments and what the targets made
 	rm -rf $(VENV) .venv-server demo-output bench-output

@@ -32,6 +32,7 @@ from kappamask_stream.grid import TileGrid
 from kappamask_stream.inference import TritonClient
 from kappamask_stream.jp2 import DecodePlan, ImagecodecsDecoder, TileStream
 from kappamask_stream.jp2.standalone import standalone_codestream, tile_identity
+from kappamask_stream.models import ModelChoice
 from kappamask_stream.pipeline import plan_decoding
 from kappamask_stream.product import open_product
 from kappamask_stream.radiometry import offset_scale
@@ -41,10 +42,12 @@ from kappamask_stream.synth import write_product
 
 if TYPE_CHECKING:
     from kappamask_stream.contract import ModelContract
+    from kappamask_stream.output import Radiometry
     from kappamask_stream.product import Product
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "bench-output"
+SHARED = Path(os.environ.get("KAPPAMASK_SHARED", ROOT.parent / "shared"))
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -52,8 +55,7 @@ def find_product(given: Path | None) -> Path:
     """Take the product that was named, else make the full one of ../shared, else a synthetic one of full size."""
     if given is not None:
         return given
-    shared = Path(os.environ.get("KAPPAMASK_SHARED", ROOT.parent / "shared"))
-    maker = shared / "tools" / "make_full_product.py"
+    maker = SHARED / "tools" / "make_full_product.py"
     if maker.exists():
         found = next((WORK / "full").glob("*.SAFE"), None)
         if found is None:
@@ -101,7 +103,9 @@ def decode_floor(product: Path, plan: DecodePlan) -> dict[str, float]:
     return figures
 
 
-async def write_tiles(product: Product, plan: DecodePlan, contract: ModelContract, folder: Path) -> int:
+async def write_tiles(
+    product: Product, plan: DecodePlan, contract: ModelContract, radiometry: Radiometry, folder: Path
+) -> int:
     """Put the tiles that hold data where the engine's sweep reads them."""
     kept: dict[str, list[Any]] = {group.tensor: [] for group in contract.inputs}
     with ThreadPoolExecutor(CORES) as threads:
@@ -114,14 +118,16 @@ async def write_tiles(product: Product, plan: DecodePlan, contract: ModelContrac
     for name, tensors in kept.items():
         np.save(folder / f"{name}.npy", np.stack(tensors))
     vectors = offset_scale(
-        contract, offsets=product.offsets, quantification=product.quantification, radiometry="corrected"
+        contract, offsets=product.offsets, quantification=product.quantification, radiometry=radiometry
     )
     for name, vector in zip(("OFFSET", "SCALE"), vectors, strict=True):
         np.save(folder / f"{name}.npy", np.tile(vector, (count, 1)))
     return count
 
 
-def inference_floor(environment: ServerEnvironment, model: str, pixels: Path, *, sweep: bool) -> dict[str, Any]:
+def inference_floor(
+    environment: ServerEnvironment, model: str, pixels: Path, *, tiles: int, sweep: bool
+) -> dict[str, Any]:
     """Run the sweep and the floor in the server's environment, in a process of its own."""
     out = WORK / "engine.json"
     command = [
@@ -129,7 +135,7 @@ def inference_floor(environment: ServerEnvironment, model: str, pixels: Path, *,
         str(ROOT / "benchmarks" / "engine_sweep.py"),
         str(environment.repository / model),
     ]
-    command += ["--pixels", str(pixels), "--json", str(out), "--tiles", "32", "--rounds", "2" if sweep else "1"]
+    command += ["--pixels", str(pixels), "--json", str(out), "--tiles", str(tiles), "--rounds", "2" if sweep else "1"]
     if not sweep:
         best = json.loads(out.read_text())["sweep"][0]
         command += ["--engine", best["engine"], "--batch", str(best["batch"])]
@@ -148,12 +154,12 @@ def cpu_of_server(pid: int) -> float:
     return used
 
 
-def run_ours(product: Path, model: str, supervisor: int) -> dict[str, Any]:
+def run_ours(product: Path, options: list[str], supervisor: int) -> dict[str, Any]:
     """Run the command once; returns its own JSON with wall and CPU seconds of client and server."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     server = cpu_of_server(supervisor)
     wall = time.perf_counter()
-    command = [sys.executable, "-m", "kappamask_stream", "run", str(product), "--model", model]
+    command = [sys.executable, "-m", "kappamask_stream", "run", str(product), *options]
     command += ["--output", str(WORK / "masks"), "--overwrite", "--json"]
     for old in (WORK / "masks").rglob("*.tif"):
         old.unlink()  # a finished mask would be skipped
@@ -172,34 +178,40 @@ def run_ours(product: Path, model: str, supervisor: int) -> dict[str, Any]:
     }
 
 
-async def bench(path: Path, model: str, rounds: int) -> dict[str, Any]:
+async def bench(path: Path, choice: ModelChoice, radiometry: Radiometry, rounds: int) -> dict[str, Any]:
     environment = ServerEnvironment.at(Path(os.environ["KAPPAMASK_SERVER_ENV"]))
-    source = DirectorySource(path)
-    product = await open_product(source)
-    name = f"{model}_{product.level.lower()}" if model == "csmask" else model
-    pixels = WORK / "tiles"
-    async with lease_local_server(model=name, env=environment.path) as server:
+    product = await open_product(DirectorySource(path))
+    name, pixels = choice.served_name(product.level), WORK / "tiles"
+    options = ["--model", choice.model, "--radiometry", radiometry]
+    options += ["--precision", choice.precision] if choice.precision else []
+    options += ["--architecture", choice.architecture] if choice.architecture else []
+    options += ["--weights", str(choice.weights)] if choice.weights else []
+    async with lease_local_server(model=name, weights=choice.weights, env=environment.path) as server:
         async with await TritonClient.connect(f"grpc://{server.grpc_address}", name) as client:
             contract = client.contract
         status = await server_status(environment.path)
         assert status is not None
         plan = await plan_decoding(product, contract, TileGrid.of(contract, *product.sizes[contract.gsd_m]))
         print(f"{product.name}, {contract.name}, {CORES} cores; {len(plan.units)} codestream tiles are needed")
-        count = await write_tiles(product, plan, contract, pixels)
+        count = await write_tiles(product, plan, contract, radiometry, pixels)
         print(f"{len(plan.tiles)} tiles, {count} hold data\n")
-        engine = inference_floor(environment, name, pixels, sweep=True)
+        tiles = 32 if choice.model == "csmask" else 8  # in a round of the sweep: KappaMask's cost more
+        engine = inference_floor(environment, name, pixels, tiles=tiles, sweep=True)
         decodes, infers, ours = [], [], []
         for number in range(rounds):
             decodes.append(decode_floor(path, plan))
-            infers.append(
-                engine["floor"] if number == 0 else inference_floor(environment, name, pixels, sweep=False)["floor"]
-            )
-            ours.append(run_ours(path, model, status["pid"]))
+            again = engine if number == 0 else inference_floor(environment, name, pixels, tiles=tiles, sweep=False)
+            infers.append(again["floor"])
+            ours.append(run_ours(path, options, status["pid"]))
             print(
                 f"round {number + 1}: decode {decodes[-1]['wall_s']:.2f} s, infer {infers[-1]['wall_s']:.2f} s, "
                 f"ours {ours[-1]['wall_s']:.2f} s"
             )
-    return summary(product.name, engine["sweep"], decodes, infers, ours)
+    return {
+        "model": name,
+        "radiometry": radiometry,
+        **summary(product.name, engine["sweep"], decodes, infers, ours),
+    }
 
 
 def summary(product: str, sweep: list[Any], decodes: list[Any], infers: list[Any], ours: list[Any]) -> dict[str, Any]:
@@ -254,12 +266,23 @@ def report(figures: dict[str, Any]) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("product", type=Path, nargs="?", help="SAFE directory (default: see `find_product`)")
-    parser.add_argument("--model", default="csmask", help="model to run (default csmask)")
+    parser.add_argument("--model", default="csmask", help="csmask or kappamask (default csmask)")
+    parser.add_argument("--weights", type=Path, help="KappaMask weights (Keras HDF5)")
+    parser.add_argument("--architecture", choices=("DeepLabv3Plus", "Unet"), help="of KappaMask")
+    parser.add_argument("--precision", choices=("f32", "bf16"), help="of KappaMask")
+    parser.add_argument("--radiometry", choices=("corrected", "km_predict"), default="corrected")
     parser.add_argument("--rounds", type=int, default=2, help="times each part is measured (default 2)")
     parser.add_argument("--json", type=Path, default=WORK / "end_to_end.json", help="where the figures go")
     arguments = parser.parse_args()
     (WORK / "tiles").mkdir(parents=True, exist_ok=True)
-    figures = asyncio.run(bench(find_product(arguments.product).resolve(), arguments.model, arguments.rounds))
+    choice = ModelChoice(
+        model=arguments.model,
+        architecture=arguments.architecture,
+        precision=arguments.precision,
+        weights=arguments.weights and arguments.weights.resolve(),
+    )
+    product = find_product(arguments.product).resolve()
+    figures = asyncio.run(bench(product, choice, arguments.radiometry, arguments.rounds))
     reached = report(figures)
     arguments.json.write_text(json.dumps(figures, indent=1))
     print(f"figures: {arguments.json}")
