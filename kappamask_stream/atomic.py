@@ -76,13 +76,18 @@ def remove_stale(path: Path) -> None:
                 _remove(found)
 
 
-def output_error(path: Path, error: OSError, needed: int | None = None) -> OutputError:
-    """Say why a file or folder could not be written: what, the bytes needed and free, the remedy."""
+def output_error(path: Path, error: OSError, needed: int | None = None, *, elsewhere: str = _ELSEWHERE) -> OutputError:
+    """Say why a file or folder could not be written: what, the bytes needed and free, the remedy.
+
+    Parameters
+    ----------
+    elsewhere : how another place is chosen.
+    """
     room = ""
     if needed is not None:
         with suppress(OSError):
             room = f" ({needed} bytes are needed, {shutil.disk_usage(path.parent).free} are free)"
-    remedy = _REMEDIES.get(error.errno or 0, _ELSEWHERE)
+    remedy = _REMEDIES.get(error.errno or 0, _ELSEWHERE).replace(_ELSEWHERE, elsewhere)
     return OutputError(f"cannot write {path}: {error.strerror or error}{room}: {remedy}")
 
 

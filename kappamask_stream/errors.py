@@ -2,7 +2,7 @@
 
     KappaMaskError
     ├── UsageError            exit 2   the command line or the settings ask for something impossible
-    ├── InputError            exit 3   the product cannot be read: it is missing, incomplete or damaged
+    ├── InputError            exit 3   a product or weights cannot be read: missing, incomplete or damaged
     │   ├── ProductError               directory, names, XML, bands, checksums
     │   └── CodestreamError            a JPEG 2000 file is truncated or corrupt
     ├── ServerError           exit 4   Triton is not there, refuses or answers nonsense
@@ -36,7 +36,7 @@ class UsageError(KappaMaskError):
 
 
 class InputError(KappaMaskError):
-    """A product cannot be read."""
+    """A product, or a file of weights, cannot be read or had."""
 
     exit_code = 3
 

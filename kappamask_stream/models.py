@@ -12,6 +12,8 @@ from kappamask_stream.inference import TritonClient
 from kappamask_stream.pipeline import ServedModel
 from kappamask_stream.server import ServerEnvironment
 from kappamask_stream.server.lease import lease_local_server
+from kappamask_stream.threads import in_thread
+from kappamask_stream.weights import WeightsCache, of_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +78,8 @@ class ModelPool:
     Raises
     ------
     UsageError
-        If weights are given for a server elsewhere, or the local server is to make KappaMask from none.
+        If weights are given for a server elsewhere, the local server is to make KappaMask from none, or half
+        precision is asked of it.
     """
 
     def __init__(
@@ -93,8 +96,15 @@ class ModelPool:
                 "leave one of the two out"
             )
         self._choice, self._settings = choice, settings
+        self._cache = WeightsCache.at(settings.weights_dir)
+        name = choice.served_name("L2A")
+        if settings.triton is None and of_model(name) is not None and name.endswith("_fp16"):
+            raise UsageError(
+                f"{name} is for GPUs, the server that runs on this machine computes on the CPU: take --precision f32 "
+                "or bf16, or name a server with --triton"
+            )
         if settings.triton is None and not any(self._can_be_served(choice.served_name(level)) for level in _LEVELS):
-            raise self._no_weights(choice.served_name("L2A"))
+            raise self._no_weights(name)
         self._keep_server, self._on_progress = keep_server, on_progress
         self._models: dict[str, ServedModel] = {}
         self._lock = asyncio.Lock()
@@ -114,6 +124,10 @@ class ModelPool:
         ------
         ServerError
             If there is no such model or no server.
+        UsageError
+            If the local server is to make KappaMask from no weights.
+        InputError
+            If fetched weights are not what was recorded of them.
         """
         name = self._choice.served_name(level)
         async with self._lock:
@@ -129,7 +143,7 @@ class ModelPool:
             server = await self._stack.enter_async_context(
                 lease_local_server(
                     model=name,
-                    weights=self._choice.weights,
+                    weights=self._choice.weights or await in_thread(None, self._cache.verified, name),
                     env=settings.server_env,
                     keep=self._keep_server,
                     on_progress=self._on_progress,
@@ -147,15 +161,20 @@ class ModelPool:
         return ServedModel.of(client, settings.max_in_flight)
 
     def _can_be_served(self, name: str) -> bool:
-        """Tell whether the local server has what it needs for a model: KappaMask's weights come with no package."""
-        if not name.startswith("kappamask_") or self._choice.weights is not None:
+        """Tell whether the local server has what it needs for a model: KappaMask's weights come with no package.
+
+        Those that were fetched come before a model that was built before from others.
+        """
+        if not name.startswith("kappamask_") or self._choice.weights is not None or self._cache.fetched(name):
             return True
         repository = ServerEnvironment.at(self._settings.server_env).repository
         return (repository / name / "contract.json").is_file()
 
     @staticmethod
     def _no_weights(name: str) -> UsageError:
+        published = of_model(name)
+        fetch = f"fetch them with `kappamask-stream models fetch {published.model}`, " if published else ""
         return UsageError(
-            f"{name} needs KappaMask's weights, which come with no package: give the file with --weights, name a "
-            "server that has them with --triton, or take --model csmask"
+            f"{name} needs KappaMask's weights, which come with no package: {fetch}give a file that you have with "
+            "--weights FILE, name a server that has them with --triton, or take --model csmask"
         )

@@ -7,6 +7,7 @@ is the documentation: docs/settings.md holds what it returns.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,11 +17,20 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from kappamask_stream.errors import UsageError
 
+#: Where KappaZeta publishes KappaMask's weights: plain HTTP, one file per level and network, no checksums.
+PUBLISHED_WEIGHTS = "http://kappamask.s3-website.eu-central-1.amazonaws.com/model_weights/2022-09-13/"
+
 _PREFIX = "KAPPAMASK_"
 _CONFIG_VARIABLE = "KAPPAMASK_CONFIG"
 
 #: Files and variables know no shell that would turn ``~`` into the home folder.
 UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111 - never raises
+
+
+def _http(url: str) -> str:
+    if not re.match(r"https?://[^/\s]+", url):
+        raise ValueError("must begin with http://HOST or https://HOST")
+    return url
 
 
 def _cores() -> int:
@@ -100,6 +110,17 @@ class Settings(BaseSettings):
         default=None,
         description="The local server's Python environment.",
         json_schema_extra={"flag": "--env", "default": "in the user's data folder"},
+    )
+
+    weights_dir: UserPath | None = Field(
+        default=None,
+        description="Folder that keeps fetched KappaMask weights, each with a record of its sha256.",
+        json_schema_extra={"default": "in the user's cache folder"},
+    )
+    weights_url: Annotated[str, AfterValidator(_http)] = Field(
+        default=PUBLISHED_WEIGHTS,
+        description="Folder that `models fetch` takes KappaMask's weights from: KappaZeta's, or your mirror of it.",
+        json_schema_extra={"flag": "--url"},
     )
 
     @property

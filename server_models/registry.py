@@ -46,8 +46,9 @@ class KnownModel:
         """
         if self.needs_weights and weights is None:
             raise UsageError(
-                f"{self.name} needs KappaMask's weights: give the file with --weights, or take --model csmask, "
-                "whose weights come with the server's environment"
+                f"{self.name} needs KappaMask's weights: fetch them with `kappamask-stream models fetch {self.name}`, "
+                "give a file that you have with --weights FILE, name a server that has them with --triton, or take "
+                "--model csmask, whose weights come with the server's environment"
             )
         if weights is not None and not self.needs_weights:
             raise UsageError(f"{self.name} takes no weights file; its weights come with the server's environment")

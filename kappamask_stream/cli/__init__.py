@@ -13,9 +13,9 @@ from kappamask_stream.cli.event_loop import leave_on_signals
 from kappamask_stream.errors import KappaMaskError
 
 EXIT_CODES = (
-    "Exit codes: 0 all good; 2 usage; 3 input (a product cannot be read); 4 server (Triton); 5 output (a mask cannot "
-    "be written), when all failures are of that kind; 1 when they are mixed or some products succeeded; 130 and 143 "
-    "on SIGINT and SIGTERM."
+    "Exit codes: 0 all good; 2 usage; 3 input (a product or weights cannot be read); 4 server (Triton); 5 output (a "
+    "file cannot be written), when all failures are of that kind; 1 when they are mixed or some products succeeded; "
+    "130 and 143 on SIGINT and SIGTERM."
 )
 #: What typer raises for a wrong command line; it is click's or typer's own class, by version.
 _CommandLineError = cast("type[Exception]", typer.BadParameter.__bases__[0])

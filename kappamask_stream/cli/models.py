@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kappamask_stream.cli.fetch import fetch
 from kappamask_stream.cli.server import Environment
 
-app = typer.Typer(no_args_is_help=True, help="Networks: which there are, building and removing them.")
+if TYPE_CHECKING:
+    from kappamask_stream.weights import WeightsCache
+
+app = typer.Typer(
+    no_args_is_help=True, help="Networks: which there are, fetching weights, building and removing models."
+)
 
 Repository = Annotated[
     Path | None, typer.Option(help="Triton model repository. [default: the local server's]", file_okay=False)
@@ -24,21 +30,45 @@ def list_models(
     repository: Repository = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")] = False,
 ) -> None:
-    """List the models that can be built, and which are.
+    """List the models that can be built, which are, and whether the weights that they need are fetched.
 
     Example: kappamask-stream models list
     """
     from kappamask_stream.server import ServerEnvironment
 
+    cache = _cache()
     environment = ServerEnvironment.at(env)
     environment.require()
-    for model in environment.call(["list", "--repository", str(repository or environment.repository)]):
+    for event in environment.call(["list", "--repository", str(repository or environment.repository)]):
+        model = event | _weights_state(cache, event["name"])
         if as_json:
             model.pop("event")
             typer.echo(json.dumps(model))
         else:
             state = "built" if model["current"] else "to be built again" if model["built"] else "not built"
-            typer.echo(f"{model['name']:<34} {state:<18} {model['description']}")
+            weights = {None: "", True: "weights fetched", False: "weights not fetched"}[model["weights_fetched"]]
+            typer.echo(f"{model['name']:<34} {state:<18} {weights:<20} {model['description']}")
+
+
+def _cache() -> WeightsCache:
+    from kappamask_stream.settings import load_settings
+    from kappamask_stream.weights import WeightsCache
+
+    return WeightsCache.at(load_settings().weights_dir)
+
+
+def _weights_state(cache: WeightsCache, name: str) -> dict[str, Any]:
+    """Say whether a model's weights are fetched (None: it needs none) and where they are."""
+    from kappamask_stream.weights import of_model
+
+    path = cache.fetched(name)
+    return {
+        "weights_fetched": None if of_model(name) is None else path is not None,
+        "weights_file": str(path) if path else None,
+    }
+
+
+app.command("fetch")(fetch)
 
 
 @app.command()
@@ -50,7 +80,12 @@ def build(
         Literal["python", "onnxruntime"],
         typer.Option(help="python: the local server (CPU); onnxruntime: NVIDIA's container (GPU)."),
     ] = "python",
-    weights: Annotated[Path | None, typer.Option(help="KappaMask weights (Keras HDF5).", dir_okay=False)] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="KappaMask weights (Keras HDF5). [default: those that `models fetch` has brought]", dir_okay=False
+        ),
+    ] = None,
 ) -> None:
     """Build a model into a Triton model repository.
 
@@ -60,6 +95,7 @@ def build(
 
     environment = ServerEnvironment.at(env)
     environment.require()
+    weights = weights or _cache().verified(model)
     arguments = ["build", model, "--repository", str(repository or environment.repository), "--flavour", flavour]
     arguments += ["--weights", str(weights)] if weights else []
     typer.echo(environment.call(arguments)[-1]["path"])
@@ -70,16 +106,27 @@ def remove(
     model: Annotated[str, typer.Argument(help="Name of a built model.")],
     env: Environment = None,
     repository: Repository = None,
+    weights: Annotated[
+        bool,
+        typer.Option("--weights", help="Also remove its fetched weights, which all its precisions share."),
+    ] = False,
 ) -> None:
-    """Remove a built model from a repository.
+    """Remove a built model from a repository; its fetched weights stay unless --weights is given.
 
-    Example: kappamask-stream models remove csmask_l2a
+    Example: kappamask-stream models remove kappamask_l2a_deeplabv3plus --weights
     """
     from kappamask_stream.errors import UsageError
     from kappamask_stream.server import ServerEnvironment
+    from kappamask_stream.weights.fetching import remove_fetched
 
     folder = (repository or ServerEnvironment.at(env).repository) / model
-    if "/" in model or not (folder / "contract.json").is_file():
-        raise UsageError(f"{folder} is no model that kappamask-stream built; see `kappamask-stream models list`")
-    shutil.rmtree(folder)
-    typer.echo(f"removed {folder}")
+    is_built = "/" not in model and (folder / "contract.json").is_file()
+    removed = remove_fetched(model, _cache()) if weights else []
+    if not is_built and not removed:
+        none = ", nor are weights fetched for it" if weights else ""
+        raise UsageError(f"{folder} is no model that kappamask-stream built{none}; see `kappamask-stream models list`")
+    if is_built:
+        shutil.rmtree(folder)
+        removed.insert(0, folder)
+    for path in removed:
+        typer.echo(f"removed {path}")

@@ -46,10 +46,19 @@ def start(
     """
     from kappamask_stream.cli.event_loop import run_command
     from kappamask_stream.server import lease_local_server
+    from kappamask_stream.settings import load_settings
+    from kappamask_stream.weights import WeightsCache
+
+    weights = WeightsCache.at(load_settings().weights_dir).verified(model)
 
     async def hold() -> str:
         async with lease_local_server(
-            model=model, env=env, keep=True, port=port, on_progress=lambda text: typer.echo(text, err=True)
+            model=model,
+            weights=weights,
+            env=env,
+            keep=True,
+            port=port,
+            on_progress=lambda text: typer.echo(text, err=True),
         ) as server:
             return server.grpc_address
 

@@ -20,11 +20,12 @@ import typer
 
 from kappamask_stream import cli
 from kappamask_stream.cli.event_loop import run_command
-from kappamask_stream.errors import OutputError, ServerUnavailableError, UsageError
+from kappamask_stream.errors import InputError, OutputError, ServerUnavailableError, UsageError
 from kappamask_stream.models import ModelChoice, ModelPool
 from kappamask_stream.pipeline import ServedModel
 from kappamask_stream.settings import Settings
 from kappamask_stream.synth import write_product
+from kappamask_stream.weights import WeightsCache
 from tests.stream.fakes import FakeInference
 from tests.stream.scene import coarse_l2a
 
@@ -64,6 +65,7 @@ def command(
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "no-data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no-cache"))
     monkeypatch.setenv("COLUMNS", "100")
 
     def run(*arguments: object, stdout: io.TextIOBase | None = None) -> Ended:
@@ -184,6 +186,14 @@ def test_version(command: Callable[..., Ended]) -> None:
         (["server", "nope"], "No such command 'nope'"),
         (["run", "P", "--model", "csmask", "--radiometry", "km_predict"], "km_predict is KappaMask's; csmask was"),
         (["run", "P", "--model", "csmask", "--architecture", "Unet"], "--architecture Unet is for --model kappamask"),
+        (
+            ["models", "fetch", "csmask_l2a"],
+            "no weights are published for 'csmask_l2a'; there are those of kappamask_l1c",
+        ),
+        (
+            ["models", "fetch", "all", "--url", "ftp://here/"],
+            "'ftp://here/' (from flag --url): Value error, must begin",
+        ),
         (["run", "P", "--model", "csmask", "--precision", "bf16"], "--precision bf16 is for --model kappamask"),
     ],
 )
@@ -206,11 +216,30 @@ def test_kappamask_without_weights_says_what_to_do(
     ended = command("run", *products, "--output", tmp_path / "masks", *options)
     assert (ended.code, ended.out) == (2, "")
     assert "needs KappaMask's weights" in ended.err
-    assert "--weights" in ended.err
+    network = "unet" if "Unet" in options else "deeplabv3plus"
+    assert f"`kappamask-stream models fetch kappamask_l2a_{network}`" in ended.err
+    assert "--weights FILE" in ended.err
     assert "--triton" in ended.err
     assert "--model csmask" in ended.err
     assert ended.err.count("\n") == 1, "once, not for each product"
     assert not (tmp_path / "masks").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--precision", "fp16"], ["--model", "kappamask_l1c_unet_fp16"], ["--precision", "fp16", "--weights", "w"]],
+)
+def test_half_precision_is_not_for_the_server_on_this_machine(
+    command: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w").touch()
+    ended = command("run", "P", *options)
+    assert (ended.code, ended.out) == (2, "")
+    assert "_fp16 is for GPUs, the server that runs on this machine computes on the CPU" in ended.err
+    assert "--precision f32 or bf16" in ended.err
+    assert "--triton" in ended.err
+    ModelPool(ModelChoice(precision="fp16"), Settings(triton="grpc://127.0.0.1:1"))
 
 
 def test_weights_are_for_the_server_on_this_machine(command: Callable[..., Ended], tmp_path: Path) -> None:
@@ -224,7 +253,7 @@ def test_weights_are_for_the_server_on_this_machine(command: Callable[..., Ended
 async def test_kappamask_that_was_built_before_needs_no_weights(tmp_path: Path) -> None:
     built = tmp_path / "env" / "models" / "kappamask_l2a_deeplabv3plus"
     built.mkdir(parents=True)
-    settings = Settings(server_env=tmp_path / "env")
+    settings = Settings(server_env=tmp_path / "env", weights_dir=tmp_path / "none")
     with pytest.raises(UsageError, match="needs KappaMask's weights"):
         ModelPool(ModelChoice(), settings)
     (built / "contract.json").touch()
@@ -232,6 +261,19 @@ async def test_kappamask_that_was_built_before_needs_no_weights(tmp_path: Path) 
     with pytest.raises(UsageError, match="kappamask_l1c_deeplabv3plus needs KappaMask's weights"):
         await pool.get("L1C")
     ModelPool(ModelChoice(), Settings(triton="grpc://127.0.0.1:1", server_env=tmp_path / "none"))
+
+
+async def test_fetched_weights_are_taken_only_if_they_are_what_was_recorded(tmp_path: Path) -> None:
+    settings = Settings(server_env=tmp_path / "env", weights_dir=tmp_path)
+    (tmp_path / "l1c_deeplabv3plus.hdf5").write_bytes(b"weights")
+    cache = WeightsCache.at(tmp_path)
+    assert cache.verified("kappamask_l1c_deeplabv3plus_bf16") == tmp_path / "l1c_deeplabv3plus.hdf5"
+    (tmp_path / "l1c_deeplabv3plus.hdf5").write_bytes(b"Weights")
+    pool = ModelPool(ModelChoice(), settings)
+    with pytest.raises(InputError, match=r"l1c_deeplabv3plus\.hdf5 has the sha256 .*it has changed since"):
+        await pool.get("L1C")
+    with pytest.raises(UsageError, match="kappamask_l2a_deeplabv3plus needs KappaMask's weights"):
+        await pool.get("L2A")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ LAYERS = [
         "synth",
         "result",
         "threads",
+        "weights",
     },
     {"output", "pipeline", "survey"},
     {"models", "runner"},

@@ -149,7 +149,9 @@ def test_flags_in_the_table_are_those_of_the_command_line_and_say_the_same_defau
         for name, field in Settings.model_fields.items()
         if "flag" in (field.json_schema_extra or {})
     }
+    fetch = {param.name: param for param in app.commands["models"].commands["fetch"].params}  # type: ignore[attr-defined]
     assert documented.pop("server_env") in install["env"].opts
+    assert documented.pop("weights_url") in fetch["url"].opts
     assert set(documented) == set(run) & set(Settings.model_fields)
     for name, flag in documented.items():
         assert flag in run[name].opts
