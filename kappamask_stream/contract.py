@@ -16,7 +16,7 @@ from kappamask_stream.errors import ContractError
 
 #: Version of the JSON document, ``(major, minor)``. A reader accepts every minor version of its own major
 #: version: within one, fields are only added, with defaults, and unknown fields are ignored.
-SCHEMA_VERSION = (1, 0)
+SCHEMA_VERSION = (1, 1)
 
 #: Key of the contract in a Triton model configuration's ``parameters``.
 PARAMETER_KEY = "contract"
@@ -89,6 +89,8 @@ class ModelContract:
     weights_sha256 : of the weights file the graph was built from, hexadecimal.
     weights_source : where the weights come from and under which licence, for people.
     min_agreement : share of pixels whose class equals float32's below which it must not be served.
+    measured_agreement : that share as measured on the worst tile of the precision's reference tiles; None where
+        nobody has measured it. Since schema 1.1.
     """
 
     name: str
@@ -113,6 +115,7 @@ class ModelContract:
     weights_sha256: str
     weights_source: str
     min_agreement: float = 1.0
+    measured_agreement: float | None = None
     schema_version: tuple[int, int] = field(default=SCHEMA_VERSION)
 
     def __post_init__(self) -> None:
@@ -224,6 +227,10 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
         known[name] = _positive(known[name])
     known["margin"] = int(known["margin"])
     known["nodata_class"] = _uint8(known["nodata_class"])
+    if "min_agreement" in known:
+        known["min_agreement"] = _share(known["min_agreement"])
+    if known.get("measured_agreement") is not None:
+        known["measured_agreement"] = _share(known["measured_agreement"])
     for name, allowed in (
         ("dn_unit", ("full_scale", "quantification")),
         ("offset_rule", ("reflectance", "none")),
@@ -243,6 +250,12 @@ def _positive(value: Any) -> int:
     if int(value) <= 0 or int(value) > 2**16:
         raise ValueError(f"{value!r} is not between 1 and 65536")
     return int(value)
+
+
+def _share(value: Any) -> float:
+    if not 0 <= float(value) <= 1:
+        raise ValueError(f"{value!r} is not between 0 and 1")
+    return float(value)
 
 
 def _uint8(value: Any) -> int:

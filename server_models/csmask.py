@@ -75,6 +75,7 @@ def contract(level: str, weights_sha256: str, *, max_batch: int = 8) -> ModelCon
         instances=1,
         weights_sha256=weights_sha256,
         weights_source="ukis-csmask 1.0.0, German Aerospace Center (DLR), Apache-2.0",
+        min_agreement=0.9995,
     )
 
 

@@ -76,6 +76,7 @@ def _entry_flow(layers: _Layers, x: FeatureMap) -> tuple[FeatureMap, FeatureMap]
         y = layers.separable_bn(x if block == 0 else graph.relu(x), 2 * block, norm=3 * block + 2, relu=True)
         y = layers.separable_bn(y, 2 * block + 1, norm=3 * block + 3)
         shortcut = layers.conv_bn(shortcut, block + 2, norm=3 * block + 4, kernel=1, stride=2)
+        graph.watch(y)
         # Mirroring repeats what the last window holds already: MaxPool's own padding gives the same maximum.
         pooled = graph.max_pool(y, kernel=3, stride=2, pads=(0, 1))
         x = graph.add(shortcut, pooled, name=ENTRY_FLOW if block == ENTRY_FLOW_BLOCKS - 1 else None)

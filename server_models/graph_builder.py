@@ -60,6 +60,8 @@ class GraphBuilder:
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], onnx.TensorProto] = {}
+        #: Tensors of the network whose values must all be finite for the tile's answer to be one; see `watch`.
+        self.watched: list[FeatureMap] = []
 
     def __repr__(self) -> str:
         return f"<GraphBuilder {self.name}: {len(self._nodes)} nodes, {len(self._constants)} constants, {self.dtype}>"
@@ -152,8 +154,25 @@ class GraphBuilder:
         return FeatureMap(name=name, channels=oihw.shape[0], size=size)
 
     def relu(self, x: FeatureMap, *, name: str | None = None) -> FeatureMap:
-        """Clamp at 0 from below."""
-        return FeatureMap(name=self.op("Relu", x.name, name=name), channels=x.channels, size=x.size)
+        """Clamp at 0 from below; in float16, what is not finite stays so.
+
+        Engines make 0 of NaN in a Relu, as CUDA and fused convolutions do, and an overflow would end there unseen: the
+        next layer subtracts infinity from infinity. A LeakyRelu that does not leak multiplies it by 0: still NaN.
+        """
+        if self.dtype == np.float16:
+            output = self.op("LeakyRelu", x.name, name=name, alpha=0.0)
+        else:
+            output = self.op("Relu", x.name, name=name)
+        return FeatureMap(name=output, channels=x.channels, size=x.size)
+
+    def watch(self, x: FeatureMap) -> None:
+        """Note a float16 tensor that only a max-pool reads: maxima drop NaN, so that an overflow would end there.
+
+        What is noted are means of 2 x 2 values, a quarter of the work.
+        """
+        if self.dtype == np.float16:
+            name = self.op("AveragePool", x.name, kernel_shape=[2, 2], strides=[2, 2])
+            self.watched.append(self.to_float32(FeatureMap(name=name, channels=x.channels, size=x.size // 2)))
 
     def add(self, a: FeatureMap, b: FeatureMap, *, name: str | None = None) -> FeatureMap:
         """Add two feature maps of equal shape."""

@@ -25,6 +25,12 @@ def test_unknown_field_of_a_newer_minor_version_is_ignored(csmask_contract: Mode
     assert ModelContract.from_json(json.dumps(document)).channels == csmask_contract.channels
 
 
+def test_a_contract_of_schema_1_0_has_no_measured_agreement(csmask_contract: ModelContract) -> None:
+    document = json.loads(csmask_contract.to_json()) | {"schema_version": [1, 0]}
+    del document["measured_agreement"]
+    assert ModelContract.from_json(json.dumps(document)).measured_agreement is None
+
+
 def test_another_major_version_is_refused_with_both(csmask_contract: ModelContract) -> None:
     document = json.loads(csmask_contract.to_json()) | {"schema_version": [2, 0]}
     with pytest.raises(ContractError, match=r"2\.0, this client reads 1\.x"):
@@ -43,6 +49,9 @@ def test_another_major_version_is_refused_with_both(csmask_contract: ModelContra
         ({"classes": 3}, "cannot be read"),
         ({"name": None}, "name is not a string"),
         ({"dn_unit": "furlongs"}, "furlongs"),
+        ({"min_agreement": 1.2}, "1.2 is not between 0 and 1"),
+        ({"min_agreement": None}, "cannot be read"),
+        ({"measured_agreement": float("nan")}, "nan is not between 0 and 1"),
     ],
 )
 def test_contradictions_are_refused(csmask_contract: ModelContract, change: dict, message: str) -> None:
@@ -53,7 +62,7 @@ def test_contradictions_are_refused(csmask_contract: ModelContract, change: dict
 
 def test_a_missing_field_is_refused(csmask_contract: ModelContract) -> None:
     for name in json.loads(csmask_contract.to_json()):
-        if name == "min_agreement":  # has a default
+        if name in {"min_agreement", "measured_agreement"}:  # have defaults
             continue
         document = json.loads(csmask_contract.to_json())
         del document[name]
