@@ -162,7 +162,7 @@ class _Job:
             quantification=product.quantification,
             radiometry=options.radiometry,
         )
-        self.grid = TileGrid.of(self.contract, *_mask_size(product, self.contract))
+        self.grid = TileGrid.of(self.contract, *mask_size(product, self.contract))
         self.mosaic = _mosaic(options, self.contract, self.grid)
         self.clock = StageClock()
         self.class_counts = np.zeros(256, np.int64)
@@ -349,8 +349,14 @@ async def plan_decoding(product: Product, contract: ModelContract, grid: TileGri
     return DecodePlan.of(bands, grid)
 
 
-def _mask_size(product: Product, contract: ModelContract) -> tuple[int, int]:
-    """Return rows and columns of the mask: the product's size at the contract's resolution."""
+def mask_size(product: Product, contract: ModelContract) -> tuple[int, int]:
+    """Return rows and columns of the mask: the product's size at the contract's resolution.
+
+    Raises
+    ------
+    ProductError
+        If the metadata gives no size for it.
+    """
     if contract.gsd_m not in product.sizes:
         raise ProductError(
             f"the metadata of {product.name} gives sizes for {sorted(product.sizes)} m, "

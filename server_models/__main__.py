@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+from kappamask_stream.contract import ModelContract
 from kappamask_stream.errors import KappaMaskError, ServerSetupError
 
 
@@ -69,6 +71,36 @@ def _configs(args: argparse.Namespace) -> None:
         _say(event="written", path=str(path))
 
 
+def _contract(args: argparse.Namespace) -> None:
+    """Build a model unless it is there, and say its contract; one that nobody here knows is its owner's."""
+    from server_models.check_command import own_contract
+    from server_models.registry import known_models
+    from server_models.repository import build_model, built_contract, is_built
+
+    contract = None if args.model in known_models() else own_contract(args.repository, args.model)
+    if contract is None and is_built(args.model, args.repository, args.weights and str(args.weights)):
+        contract = built_contract(args.model, args.repository)
+    if contract is None:
+        contract = build_model(args.model, args.repository, weights=args.weights)
+    _say(event="contract", contract=contract.to_json())
+
+
+def _check(args: argparse.Namespace) -> None:
+    from server_models.check_command import check
+
+    check(args, _say)
+
+
+def _reference(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from server_models.check_tiles import load_tiles
+    from server_models.reference import labels_of
+
+    contract = ModelContract.from_json(args.contract.read_text())
+    np.save(args.labels, labels_of(args.graph, load_tiles(args.tiles, contract)))
+
+
 def _supervise(args: argparse.Namespace) -> None:
     from server_models.supervisor import supervise
 
@@ -88,6 +120,22 @@ def main() -> None:
     build.add_argument("--flavour", choices=["python", "onnxruntime"], default="python")
     build.add_argument("--weights", type=Path)
     build.set_defaults(command=_build)
+    contract = commands.add_parser("contract", parents=[repository])
+    contract.add_argument("model")
+    contract.add_argument("--weights", type=Path)
+    contract.set_defaults(command=_contract)
+    check = commands.add_parser("check")
+    check.add_argument("model")
+    check.add_argument("--endpoint", required=True)
+    check.add_argument("--repository", type=Path)
+    check.add_argument("--tiles", type=Path)
+    check.add_argument("--rests-on")
+    check.set_defaults(command=_check)
+    reference = commands.add_parser("reference")
+    reference.add_argument("graph", type=Path)
+    for name in ("--contract", "--tiles", "--labels"):
+        reference.add_argument(name, type=Path, required=True)
+    reference.set_defaults(command=_reference)
     configs = commands.add_parser("configs")
     configs.add_argument("folder", type=Path)
     configs.set_defaults(command=_configs)
@@ -95,6 +143,8 @@ def main() -> None:
     supervisor.add_argument("--state", type=Path, required=True)
     supervisor.set_defaults(command=_supervise)
     args = parser.parse_args()
+    # onnxruntime's wheel reports to Microsoft from the moment it is imported, unless told not to.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     # A build that is told to end unwinds, so that what it has half written is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import openvino
 from openvino import opset13
 
-from kappamask_stream.errors import InputError
+from kappamask_stream.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,6 +65,38 @@ def _find(model: openvino.Model, tensors: Sequence[str]) -> list[openvino.Output
     return [named[name] for name in tensors]
 
 
+def require_precision(precision: str, capabilities: Sequence[str]) -> None:
+    """Refuse a precision that this CPU, or a CPU at all, does not have.
+
+    Parameters
+    ----------
+    precision : ``f32``, ``bf16`` or ``fp16``.
+    capabilities : OpenVINO's OPTIMIZATION_CAPABILITIES of the CPU.
+
+    Raises
+    ------
+    UsageError
+        With the remedy.
+    """
+    if precision == "fp16":
+        raise UsageError(
+            "fp16 is for GPUs: build it with --flavour onnxruntime for NVIDIA's container; on this machine's CPU take "
+            "--precision f32, or bf16 where the CPU has it"
+        )
+    if precision == "bf16" and "BF16" not in capabilities:
+        raise UsageError(f"this CPU has no bfloat16 (OpenVINO finds {', '.join(capabilities)}): take --precision f32")
+
+
+def _initialise_bindings() -> None:
+    """Have OpenVINO's Python bindings look up numpy's types now, in one thread.
+
+    They do it at their first array, holding a lock of their own while they wait for the interpreter's: two threads
+    whose first arrays meet there wait for each other for ever.
+    """
+    scalar = openvino.Tensor(openvino.Type.f32, openvino.Shape([1]))
+    openvino.Tensor(scalar.data)
+
+
 class OpenVinoEngine:
     """A graph, ready for `streams` tiles at a time.
 
@@ -83,7 +115,9 @@ class OpenVinoEngine:
 
     def __init__(self, graph: Path, *, precision: str, streams: int, threads: int) -> None:
         self.precision, self.streams, self.threads = precision, streams, threads
+        _initialise_bindings()
         core = openvino.Core()
+        require_precision(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         models = self._read(core, graph)
         hints = ["f32"] * (len(models) - 1) + [precision]
         stages = [

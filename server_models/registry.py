@@ -27,12 +27,16 @@ class KnownModel:
     needs_weights : True where a weights file must be given.
     make : writes the ONNX graph to a path, from a weights file (None where it comes with a package), and returns the
         contract.
+    precision : ``f32``, ``bf16`` or ``fp16``.
+    make_reference : writes the float32 graph that the model is checked against, where its own graph is not float32.
     """
 
     name: str
     description: str
     needs_weights: bool
     make: Callable[[Path, Path | None], ModelContract]
+    precision: str = "f32"
+    make_reference: Callable[[Path, Path | None], object] | None = None
 
     def build(self, destination: Path, weights: Path | None) -> ModelContract:
         """Write the ONNX graph to `destination` and return the contract.
@@ -80,6 +84,8 @@ def known_models() -> dict[str, KnownModel]:
             description="KappaMask (KappaZeta) at 10 m: clear, cloud shadow, semi-transparent cloud, cloud",
             needs_weights=True,
             make=partial(_make_kappamask, name),
+            precision=_precision(name),
+            make_reference=partial(_make_kappamask, name.removesuffix("_fp16")) if name.endswith("_fp16") else None,
         )
         for name in kappamask.model_names()
     ]
@@ -90,13 +96,15 @@ def _make_csmask(level: str, destination: Path, _: Path | None) -> ModelContract
     return csmask.build(level, destination)
 
 
+def _precision(name: str) -> str:
+    last = name.rpartition("_")[2]
+    return last if last in kappamask.MIN_AGREEMENT else "f32"
+
+
 def _make_kappamask(name: str, destination: Path, weights: Path | None) -> ModelContract:
-    precision = name.rpartition("_")[2]
-    if precision not in kappamask.MIN_AGREEMENT:
-        precision = "f32"
     if weights is None:
         raise UsageError(f"{name} needs a weights file")
-    return kappamask.build(name, weights, destination, precision=precision)
+    return kappamask.build(name, weights, destination, precision=_precision(name))
 
 
 def find(name: str) -> KnownModel:

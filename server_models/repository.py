@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from kappamask_stream.contract import PARAMETER_KEY, ModelContract
 from kappamask_stream.errors import ContractError, OutputError, UsageError
 from server_models import csmask
+from server_models.reference import REFERENCE
 from server_models.registry import find
 
 if TYPE_CHECKING:
@@ -30,8 +31,17 @@ _STAMP = "built.json"
 #: Modules that serve graphs and make none.
 _SERVING = {
     "__main__",
+    "admission",
+    "apart",
+    "check_command",
+    "check_figures",
+    "check_record",
+    "check_tiles",
     "leftovers",
+    "loading",
+    "model_check",
     "openvino_engine",
+    "reference",
     "repository",
     "selfcheck",
     "serving",
@@ -104,13 +114,14 @@ def build_model(
     Raises
     ------
     UsageError
-        If there is no such model, or it needs a weights file.
+        If there is no such model, it needs a weights file, or its precision is not for this flavour or this CPU.
     InputError
         If the weights file is damaged or of another network.
     OutputError
         If the repository cannot be written.
     """
     model = find(name)
+    _require_precision(model, flavour)
     try:
         repository.mkdir(parents=True, exist_ok=True)
         with _only_writer(repository):
@@ -130,10 +141,26 @@ def build_model(
     return contract
 
 
+def _require_precision(model: KnownModel, flavour: Flavour) -> None:
+    """Refuse what the flavour's engine would not compute as the name says."""
+    if flavour == "python" and model.precision != "f32":
+        import openvino
+
+        from server_models.openvino_engine import require_precision
+
+        require_precision(model.precision, openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    if flavour != "python" and model.precision == "bf16":
+        raise UsageError(
+            f"{model.name} is for CPUs that have bfloat16 (--flavour python): for GPUs build the model in f32 or fp16"
+        )
+
+
 def _write(model: KnownModel, folder: Path, flavour: Flavour, weights: Path | None) -> ModelContract:
     version = folder / "1"
     version.mkdir(parents=True)
     contract = model.build(version / "model.onnx", weights)
+    if model.make_reference is not None:
+        model.make_reference(folder / REFERENCE, weights)
     (folder / "config.pbtxt").write_text(config_pbtxt(contract, flavour))
     (folder / "contract.json").write_text(contract.to_json())
     (folder / _STAMP).write_text(json.dumps({"flavour": flavour, "recipe_sha256": _recipe_sha256()}))
@@ -172,6 +199,8 @@ def is_current(name: str, repository: Path) -> bool:
         backend = (folder / "1" / "model.py").read_bytes() if flavour == "python" else b""
         config = (folder / "config.pbtxt").read_text()
         graph = (folder / "1" / "model.onnx").stat().st_size
+        if contract.precision == "fp16":
+            (folder / REFERENCE).stat()
     except (OSError, ValueError, KeyError, TypeError):
         return False
     expected = (templates() / "python_backend" / "model.py").read_bytes() if flavour == "python" else b""

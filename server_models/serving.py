@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import signal
-import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from kappamask_stream.contract import PARAMETER_KEY, ModelContract
-from kappamask_stream.errors import ContractError, KappaMaskError, ServerSetupError, UsageError, error_kinds
-from server_models import selfcheck
-from server_models.leftovers import is_running, scratch_noted, stubs_of
+from kappamask_stream.errors import KappaMaskError, ServerSetupError, UsageError
+from server_models.admission import Admission, refusal
+from server_models.apart import run_apart
+from server_models.leftovers import is_running, stubs_of
+from server_models.loading import Loader
 from server_models.registry import known_models
 from server_models.repository import built_contract, is_built
-from server_models.tether import tethered
 from server_models.tritonserver import TritonProcess, require_free
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    Say = Callable[[str], None]
+    import tritonclient.grpc as triton
 
-_READY_S, _LOAD_S, _BUILD_ENDS_S = 60.0, 600.0, 5.0
+    from kappamask_stream.contract import ModelContract
+
+    Say = Callable[[str], None]
+    OnChecked = Callable[[dict[str, Any]], None]
+
+_READY_S = 60.0
 _STARTS, _WATCH_S = 3, 0.25
 #: A Triton that dies oftener than so many times in so many seconds is not started again.
 _CRASHES, _CRASH_WINDOW_S = 3, 600.0
@@ -38,14 +39,17 @@ _CRASHES, _CRASH_WINDOW_S = 3, 600.0
 class Serving:
     """A local Triton and the models in it.
 
-    State: the process; the contracts of loaded models by name; the Python backend's processes; when one of all these
-    crashed lately. `_changing` is held while any of it changes.
+    State: the process; the contracts of loaded models by name; those of them that failed a check while others used
+    them; the Python backend's processes; when one of all these crashed lately. `_changing` is held while any of it
+    changes.
     """
 
     def __init__(self, repository: Path, state: Path) -> None:
         self._server = TritonProcess(repository, state)
+        self._loader = Loader(self._server, state)
         self._state = state
         self._loaded: dict[str, ModelContract] = {}
+        self._failed: dict[str, dict[str, Any]] = {}
         self._stubs: set[int] = set()
         self._changing = asyncio.Lock()
         self._fixed_port: int | None = None
@@ -56,19 +60,27 @@ class Serving:
         process = self._server.process
         return {
             "running": self._server.is_alive,
-            "grpc": f"127.0.0.1:{self._server.grpc_port}",
+            "grpc": self._loader.endpoint,
             "metrics": f"http://127.0.0.1:{self._server.metrics_port}/metrics",
             "models": sorted(self._loaded),
             "log": str(self._server.log_path),
             "triton_pid": process.pid if process else None,
         }
 
-    async def prepare(self, request: dict[str, Any], say: Say, *, alone: Callable[[], bool]) -> str:
-        """Build, start and load what a lease needs; returns the name under which the model is served.
+    async def prepare(
+        self,
+        request: dict[str, Any],
+        say: Say,
+        *,
+        alone: Callable[[], bool],
+        on_checked: OnChecked,
+    ) -> str:
+        """Build, start, load and check what a lease needs; returns the name under which the model is served.
 
         Parameters
         ----------
         alone : tells whether nobody else uses the server now: a model may be replaced then.
+        on_checked : is handed the report of a check that the request asks for, passed or not.
 
         Raises
         ------
@@ -84,7 +96,13 @@ class Serving:
                 await self._build(model, weights, say, alone=alone())
                 if not self._server.is_alive:
                     await self._start(say)
-                await self._load(model, say)
+                check = request.get("check")
+                if model not in self._loaded:
+                    await self._load(model, say, check, on_checked)
+                elif check is not None:
+                    await self._check_again(model, check.get("tiles"), say, on_checked, alone=alone)
+                if model in self._failed:
+                    raise refusal(model, self._server.repository, self._failed[model])
             except OSError as error:
                 raise ServerSetupError(
                     f"cannot prepare {model} in {self._server.repository}: {error.strerror} ({error.filename})"
@@ -160,7 +178,9 @@ class Serving:
             )
         if not await asyncio.to_thread(is_built, model, repository, weights):
             say(f"building {model}")
-            await _built_apart(model, repository, weights)
+            arguments = ["build", model, "--repository", str(repository)]
+            arguments += ["--weights", weights] if weights is not None else []
+            await run_apart(arguments, say, failed=f"cannot build {model}")
         if self._loaded.pop(model, None) is not None:
             await self._restart(say)
 
@@ -170,12 +190,12 @@ class Serving:
             require_free(self._fixed_port, self._server.log_path)
             self._server.grpc_port = self._fixed_port
         say("starting Triton")
-        self._loaded.clear()
-        self._stubs.clear()
+        for known in (self._loaded, self._failed, self._stubs):
+            known.clear()
         for _ in range(_STARTS):
             self._server.start()
             try:
-                with contextlib.closing(self._client()) as client:
+                with contextlib.closing(self._loader.client()) as client:
                     if await self._is_ready(client):
                         self._server.hide_key()
                         return
@@ -199,61 +219,54 @@ class Serving:
             await asyncio.sleep(0.05)
         return False
 
-    async def _load(self, model: str, say: Say) -> None:
-        """Load a model and check one inference, unless it is loaded."""
-        if model in self._loaded:
-            return
-        say(f"loading {model}")
-        headers = {TritonProcess.KEY_HEADER: self._server.key}
-        with contextlib.closing(self._client()) as client:
-            try:
-                with scratch_noted(self._state):
-                    await asyncio.to_thread(client.load_model, model, headers=headers, client_timeout=_LOAD_S)
-                config = (await asyncio.to_thread(client.get_model_config, model, client_timeout=_LOAD_S)).config
-            except InferenceServerException as error:
-                raise ServerSetupError(
-                    f"Triton cannot load {model}: {_first_line(error.message())}; if its files are damaged, "
-                    f"`kappamask-stream models remove {model}` lets the next run build them again; "
-                    f"its log: {self._server.log_path}"
-                ) from error
-            if PARAMETER_KEY not in config.parameters:
-                raise ContractError(
-                    f"{self._server.repository / model} has no contract in its configuration (parameter "
-                    f"{PARAMETER_KEY!r}): see docs/models.md"
-                )
-            contract = ModelContract.from_json(config.parameters[PARAMETER_KEY].string_value)
-            say(f"checking {model}")
-            await asyncio.to_thread(selfcheck.check, client, contract, self._server.log_path)
+    async def _load(
+        self, model: str, say: Say, check: dict[str, Any] | None = None, on_checked: OnChecked | None = None
+    ) -> None:
+        """Load a model; it is handed out once it has passed a check: now because of `check`, or on record."""
+        admission = await Admission.of(model, self._server.repository)
+        if check is None:
+            admission.require_not_failed()
+        contract = await self._loader.load(model, say)
+        try:
+            if check is not None:
+                say(f"checking {model} at every batch size")
+                report = await admission.check(self._loader.endpoint, check.get("tiles"), say)
+                (on_checked or _ignore)(report)
+                admission.require_passed(report)
+            elif admission.needs_check:
+                say(f"checking {model} at every batch size (once)")
+                admission.require_passed(await admission.check(self._loader.endpoint, None, say))
+        except KappaMaskError:
+            await self._unload(model)
+            raise
         self._loaded[model] = contract
         self._stubs |= set(stubs_of(self._state, self._server.repository / model))
 
-    def _client(self) -> triton.InferenceServerClient:
-        return triton.InferenceServerClient(f"127.0.0.1:{self._server.grpc_port}")
+    async def _check_again(
+        self, model: str, tiles: str | None, say: Say, on_checked: OnChecked, *, alone: Callable[[], bool]
+    ) -> None:
+        """Check a model that is in use; one that fails is not handed out any more.
+
+        It stays for those who use it already: a run must not break because somebody else's tiles show something.
+        """
+        say(f"checking {model} at every batch size")
+        admission = await Admission.of(model, self._server.repository)
+        report = await admission.check(self._loader.endpoint, tiles, say)
+        on_checked(report)
+        self._failed.pop(model, None)
+        if report["passed"]:
+            return
+        if alone():
+            await self._unload(model)
+        else:
+            self._failed[model] = report
+        admission.require_passed(report)
+
+    async def _unload(self, model: str) -> None:
+        self._stubs -= set(stubs_of(self._state, self._server.repository / model))
+        self._loaded.pop(model, None)
+        await self._loader.unload(model)
 
 
-async def _built_apart(model: str, repository: Path, weights: str | None) -> None:
-    """Build a model in a process of its own: it needs memory for a moment only, and can be ended."""
-    command = [sys.executable, "-I", "-m", "server_models", "build", model, "--repository", str(repository)]
-    command += ["--weights", weights] if weights is not None else []
-    process = await asyncio.create_subprocess_exec(
-        *tethered(command, signal.SIGTERM), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        output, complaint = await process.communicate()
-    except asyncio.CancelledError:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()  # it removes what it has half written
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), _BUILD_ENDS_S)
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        raise
-    event = json.loads(output.splitlines()[-1]) if output.strip() else {}
-    if process.returncode or event.get("event") != "built":
-        message = event.get("message") or complaint.decode(errors="replace").strip()[-500:] or "no reason given"
-        raise error_kinds().get(event.get("kind", ""), ServerSetupError)(f"cannot build {model}: {message}")
-
-
-def _first_line(message: str | None) -> str:
-    """Shorten what Triton says: a traceback of the Python backend goes over many lines, all of them in the log."""
-    return (message or "no reason given").strip().splitlines()[0].rstrip(";")
+def _ignore(_: dict[str, Any]) -> None:
+    pass

@@ -3,8 +3,10 @@
 Protocol: a Unix socket in a private folder, one JSON object a line. A client sends one request; for ``lease`` the
 connection itself is the lease, so it ends with the client, whatever way the client ends.
 
-    {"op": "lease", "model": NAME, "weights": PATH or null, "hold": bool, "port": PORT or null}
-        -> {"event": "progress", "text": …} …, {"event": "ready", …} or {"event": "error", "kind": …, "message": …}
+    {"op": "lease", "model": NAME, "weights": PATH or null, "hold": bool, "port": PORT or null,
+     "check": {"tiles": PATH or null} or null}
+        -> {"event": "progress", "text": …} …, with a check {"event": "checked", "report": …},
+           {"event": "ready", …} or {"event": "error", "kind": …, "message": …}
     {"op": "status"} -> {"event": "status", …}
     {"op": "stop"}   -> {"event": "stopping", "pid": …}; when that process has ended, everything has
 
@@ -110,7 +112,10 @@ class Supervisor:
         gone = asyncio.create_task(reader.read())
         preparing = asyncio.create_task(
             self._serving.prepare(
-                request, lambda text: send(event="progress", text=text), alone=lambda: len(self._leases) == 1
+                request,
+                lambda text: send(event="progress", text=text),
+                alone=lambda: len(self._leases) == 1,
+                on_checked=lambda report: send(event="checked", report=report),
             )
         )
         try:

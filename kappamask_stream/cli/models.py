@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kappamask_stream.cli.check import check
 from kappamask_stream.cli.fetch import fetch
 from kappamask_stream.cli.server import Environment
 
@@ -69,6 +70,7 @@ def _weights_state(cache: WeightsCache, name: str) -> dict[str, Any]:
 
 
 app.command("fetch")(fetch)
+app.command("check")(check)
 
 
 @app.command()

@@ -73,6 +73,8 @@ async def lease_local_server(
     keep: bool = False,
     port: int | None = None,
     on_progress: Callable[[str], None] | None = None,
+    on_checked: Callable[[dict[str, Any]], None] | None = None,
+    check_tiles: Path | None = None,
 ) -> AsyncIterator[LocalServer]:
     """Hold a lease on the local server, starting it and building the model where need be.
 
@@ -84,21 +86,29 @@ async def lease_local_server(
     keep : True leaves the server running when all leases have ended.
     port : gRPC port on 127.0.0.1, None for any.
     on_progress : told what is being waited for.
+    on_checked : where given, the model is checked at every batch size, whatever is on record, and this is handed the
+        report before the lease begins or is refused.
+    check_tiles : a user's file of tiles for that check; None for built-in ones.
 
     Raises
     ------
     ServerSetupError
-        If the environment is not installed, the port is taken, or the server or the model does not start.
+        If the environment is not installed, the port is taken, the server or the model does not start, or the model
+        has failed its check.
     UsageError, InputError, OutputError
         If the model cannot be built.
     """
     environment = ServerEnvironment.at(env)
     await asyncio.to_thread(environment.require)
-    request = {"op": "lease", "model": model, "weights": _absolute(weights), "hold": keep, "port": port}
+    request: dict[str, Any] = {"op": "lease", "model": model, "weights": _absolute(weights), "hold": keep, "port": port}
+    if on_checked is not None:
+        request["check"] = {"tiles": _absolute(check_tiles)}
     for attempt in range(_TRIES):
         reader, writer = await _connect(environment, spawn=True)
         try:
-            ready = await _until_ready(reader, writer, request, on_progress or (lambda _: None))
+            ready = await _until_ready(
+                reader, writer, request, on_progress or (lambda _: None), on_checked or (lambda _: None)
+            )
             if ready is None:  # the supervisor was just leaving
                 if attempt + 1 < _TRIES:
                     continue
@@ -118,9 +128,9 @@ async def lease_local_server(
         return
 
 
-def _absolute(weights: Path | None) -> str | None:
-    """Name a weights file as the supervisor, which runs elsewhere, finds it."""
-    return str(weights.absolute()) if weights else None
+def _absolute(path: Path | None) -> str | None:
+    """Name a file as the supervisor, which runs elsewhere, finds it."""
+    return str(path.absolute()) if path else None
 
 
 async def server_status(env: Path | None = None) -> dict[str, Any] | None:
@@ -164,7 +174,11 @@ async def _ask(environment: ServerEnvironment, operation: str) -> dict[str, Any]
 
 
 async def _until_ready(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: dict[str, Any], say: Callable[[str], None]
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    request: dict[str, Any],
+    say: Callable[[str], None],
+    on_checked: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any] | None:
     """Send the request and follow events until the model is ready; None where the connection ends before."""
     with suppress(ConnectionError):
@@ -176,7 +190,10 @@ async def _until_ready(
                 return event
             if event["event"] == "error":
                 raise error_kinds().get(event["kind"], ServerSetupError)(event["message"])
-            say(event["text"])
+            if event["event"] == "checked":
+                on_checked(event["report"])
+            else:
+                say(event["text"])
     return None
 
 

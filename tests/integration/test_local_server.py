@@ -65,7 +65,16 @@ def test_nothing_is_left_of_a_client_that_is_ended(state: LocalState, number: si
     state.wait_until_gone()
 
 
-@pytest.mark.parametrize("moment", ["building null_l2a", "starting Triton", "loading null_l2a", "checking null_l2a"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "building null_l2a",
+        "starting Triton",
+        "loading null_l2a",
+        "checking null_l2a",
+        "checking null_l2a at every batch size (once)",
+    ],
+)
 def test_nothing_is_left_of_a_client_killed_while_it_waits(state: LocalState, moment: str) -> None:
     holder = state.holder()
     holder.until(f"progress: {moment}")

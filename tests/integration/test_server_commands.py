@@ -25,6 +25,7 @@ def test_start_keeps_the_server_and_stop_ends_it_for_all(state: LocalState) -> N
     address = started.stdout.strip().removeprefix("grpc://")
     assert started.stderr.splitlines() == [
         "building null_l2a", "starting Triton", "loading null_l2a", "checking null_l2a",
+        "checking null_l2a at every batch size (once)",
     ]  # fmt: skip
     status = state.status()
     assert status | {"running": True, "grpc": address, "models": ["null_l2a"], "leases": 0, "hold": True} == status

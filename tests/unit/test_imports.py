@@ -34,7 +34,7 @@ LAYERS = [
         "threads",
         "weights",
     },
-    {"output", "pipeline", "survey"},
+    {"output", "pipeline", "sampling", "survey"},
     {"models", "runner"},
     {"cli", "__main__"},
 ]

@@ -1,0 +1,58 @@
+"""The float32 graph on onnxruntime's CPU: the reference of a check, by another engine than the one that serves.
+
+A process of its own (``python -m server_models reference``): it needs a graph's memory for a moment, and can be ended.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kappamask_stream.errors import ServerSetupError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kappamask_stream.contract import ModelContract
+    from server_models.check_tiles import CheckTiles
+
+#: Beside a model's configuration where its own graph is not float32; Triton looks at numbered folders only.
+REFERENCE = "reference.onnx"
+#: Precisions whose graph is float32's: bfloat16 is something that an engine does with it.
+_SAME_GRAPH = ("f32", "bf16")
+
+
+def reference_graph(model: Path, contract: ModelContract) -> Path | None:
+    """Return the float32 graph of a model's folder, None where it holds none."""
+    apart, served = model / REFERENCE, model / "1" / "model.onnx"
+    if apart.is_file():
+        return apart
+    return served if contract.precision in _SAME_GRAPH and served.is_file() else None
+
+
+def labels_of(graph: Path, tiles: CheckTiles) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Run a graph tile by tile.
+
+    Returns
+    -------
+    uint8 ``[n, H, W]``.
+
+    Raises
+    ------
+    ServerSetupError
+        If onnxruntime cannot run it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        answers = [
+            session.run(["LABELS"], {name: array[i : i + 1] for name, array in tiles.tensors.items()})[0]
+            for i in range(len(tiles))
+        ]
+    except Exception as error:  # onnxruntime's errors have no common base of their own
+        raise ServerSetupError(f"onnxruntime cannot run {graph}, the reference: {error}") from error
+    return np.concatenate(answers)
