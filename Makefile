@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export KAPPAMASK_SERVER_ENV := $(CURDIR)/.venv-server
 PIP_FLAGS := --quiet --disable-pip-version-check
+# onnxruntime reports usage home unless told not to.
+export ORT_DISABLE_TELEMETRY := 1
 
 SEED ?= 7
 SIZE ?= 2304

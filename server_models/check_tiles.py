@@ -199,8 +199,6 @@ def load_tiles(path: Path, contract: ModelContract) -> CheckTiles:
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise InputError(f"{path} does not hold the same number of tiles, at least one, of everything: {counts}")
-    if max(counts.values()) > MAX_TILES:
-        raise InputError(f"{path} holds {max(counts.values())} tiles, at most {MAX_TILES} are taken")
     if not (np.isfinite(arrays["OFFSET"]).all() and np.isfinite(arrays["SCALE"]).all()):
         raise InputError(f"{path}: OFFSET or SCALE holds values that are not finite")
     labels = arrays.pop("LABELS", None)

@@ -175,7 +175,7 @@ def test_more_tiles_than_are_taken(csmask_contract: ModelContract, tmp_path: Pat
     tiny = arrays(csmask_contract, 1)
     many = {name: np.broadcast_to(array, (MAX_TILES + 1, *array.shape[1:])) for name, array in tiny.items()}
     np.savez_compressed(tmp_path / "tiles.npz", **{name: many[name] for name in ("OFFSET", "SCALE", "DN_20M")})
-    with pytest.raises(InputError, match=f"more than {MAX_TILES} tiles|holds {MAX_TILES + 1} tiles"):
+    with pytest.raises(InputError, match=f"DN_20M is .* bytes, more than {MAX_TILES} tiles"):
         load_tiles(tmp_path / "tiles.npz", csmask_contract)
 
 
@@ -207,7 +207,8 @@ def test_an_archive_with_a_damaged_array_is_refused_in_words(
     path = tmp_path / "tiles.npz"
     save(path, **arrays(csmask_contract))
     data = bytearray(path.read_bytes())
-    data[1000:1100] = bytes(255 - byte for byte in data[1000:1100])  # inside the pixels of the first array
+    at = 90 if save is np.savez_compressed else 1000  # where compressed data say how they are compressed; pixels
+    data[at : at + 100] = bytes(255 - byte for byte in data[at : at + 100])
     path.write_bytes(data)
     with pytest.raises(InputError, match="is no NumPy archive of plain arrays"):
         load_tiles(path, csmask_contract)
