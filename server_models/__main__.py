@@ -72,17 +72,12 @@ def _configs(args: argparse.Namespace) -> None:
 
 
 def _contract(args: argparse.Namespace) -> None:
-    """Build a model unless it is there, and say its contract; one that nobody here knows is its owner's."""
+    """Say the contract of a model, of a known one without its weights' digest: nothing is built."""
     from server_models.check_command import own_contract
-    from server_models.registry import known_models
-    from server_models.repository import build_model, built_contract, is_built
+    from server_models.registry import find, known_models
 
     contract = None if args.model in known_models() else own_contract(args.repository, args.model)
-    if contract is None and is_built(args.model, args.repository, args.weights and str(args.weights)):
-        contract = built_contract(args.model, args.repository)
-    if contract is None:
-        contract = build_model(args.model, args.repository, weights=args.weights)
-    _say(event="contract", contract=contract.to_json())
+    _say(event="contract", contract=(contract or find(args.model).layout()).to_json())
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -122,7 +117,6 @@ def main() -> None:
     build.set_defaults(command=_build)
     contract = commands.add_parser("contract", parents=[repository])
     contract.add_argument("model")
-    contract.add_argument("--weights", type=Path)
     contract.set_defaults(command=_contract)
     check = commands.add_parser("check")
     check.add_argument("model")

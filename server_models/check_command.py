@@ -48,12 +48,17 @@ def check(args: argparse.Namespace, say: Say) -> None:
     contract = _served_contract(args.endpoint, args.model)
     folder = args.repository / args.model if args.repository else None
     graph = None if folder is None else reference_graph(folder, contract)
-    if folder is not None and args.rests_on is None:
-        _require_same_weights(contract, args.repository)
     if args.tiles is None:
         tiles = builtin_tiles(contract, min(contract.max_batch, _BUILTIN_TILES))
     else:
         tiles = load_tiles(args.tiles, contract)
+    if folder is not None and args.rests_on is None:
+        _require_same_weights(contract, args.repository)
+        if graph is None and tiles.labels is None:
+            raise UsageError(
+                f"{folder} holds no float32 graph to compare with: build it again with `kappamask-stream models "
+                "build`, or give LABELS with --tiles"
+            )
     report = ModelCheck(
         endpoint=args.endpoint,
         contract=contract,

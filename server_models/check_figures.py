@@ -168,6 +168,8 @@ def faults_of(batches: Sequence[BatchFigures], min_agreement: float, compared_wi
         faults.append(f"a batch of {faulty.batch} has {faulty.faulty} tiles with values that are not finite")
     agreeing: Mapping[int, float] = {b.batch: b.agreement for b in batches if b.agreement is not None}
     worst = min(agreeing, key=lambda size: agreeing[size], default=None)
+    if batches and worst is None and compared_with is not None:
+        faults.append(f"no pixel could be compared with {compared_with}")
     if worst is not None and agreeing[worst] < min_agreement:
         faults.append(
             f"its classes equal those of {compared_with} on {agreeing[worst]:.5f} of the pixels of the worst tile "

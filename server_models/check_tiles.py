@@ -7,10 +7,11 @@ measured: what they show is that a flavour computes what its float32 graph compu
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Most tiles of a file: they are held in memory, and each is sent several times.
 MAX_TILES = 64
+#: Share of a tile's pixels whose class LABELS must know.
+LEAST_KNOWN = 0.1
 #: Value in a file's LABELS that means: nothing is known of this pixel.
 UNKNOWN_LABEL = FAULT_LABEL
 
@@ -203,42 +206,60 @@ def load_tiles(path: Path, contract: ModelContract) -> CheckTiles:
         raise InputError(f"{path}: OFFSET or SCALE holds values that are not finite")
     labels = arrays.pop("LABELS", None)
     if labels is not None:
-        strange = set(np.unique(labels).tolist()) - {c.value for c in contract.classes} - {UNKNOWN_LABEL}
-        if strange:
-            raise InputError(
-                f"{path}: LABELS holds {sorted(strange)}, which are no classes of {contract.name} "
-                f"({UNKNOWN_LABEL} is for pixels of which nothing is known)"
-            )
+        _require_classes(path, labels, contract)
     return CheckTiles(tensors=arrays, labels=labels, source=f"tiles of {path.name}")
 
 
+def _require_classes(path: Path, labels: NDArray[Any], contract: ModelContract) -> None:
+    """Refuse labels that the model cannot give, or that say nothing of a tile: it would pass without a comparison."""
+    strange = set(np.unique(labels).tolist()) - {c.value for c in contract.classes} - {UNKNOWN_LABEL}
+    if strange:
+        raise InputError(
+            f"{path}: LABELS holds {sorted(strange)}, which are no classes of {contract.name} "
+            f"({UNKNOWN_LABEL} is for pixels of which nothing is known)"
+        )
+    known = (labels != UNKNOWN_LABEL).mean(axis=(1, 2))
+    if known.min() < LEAST_KNOWN:
+        raise InputError(
+            f"{path}: LABELS knows the class of {known.min():.1%} of the pixels of tile {int(known.argmin())}, "
+            f"at least {LEAST_KNOWN:.0%} of each are needed to compare: leave the tile out, or leave out LABELS"
+        )
+
+
 def _arrays(path: Path, expected: Mapping[str, tuple[type, tuple[int, ...]]]) -> dict[str, NDArray[Any]]:
-    """Read the arrays of an archive that are as expected; sizes are looked at before anything is read."""
+    """Read the arrays of an archive that are as expected; headers are looked at before anything is read."""
     found: dict[str, NDArray[Any]] = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = {entry.filename.removesuffix(".npy"): entry.file_size for entry in archive.infolist()}
-        for name, nbytes in entries.items():
-            if name not in expected:
-                raise InputError(f"{path} holds {name}, which is not asked for; it may hold {_wanted(expected)}")
-            dtype, shape = expected[name]
-            if nbytes > MAX_TILES * int(np.prod(shape)) * np.dtype(dtype).itemsize + 1024:
-                raise InputError(
-                    f"{path}: {name} is {nbytes} bytes, more than {MAX_TILES} tiles {_shown(dtype, shape)}"
-                )
-        with np.load(path, allow_pickle=False) as archive:
-            for name in entries:
-                array, (dtype, shape) = archive[name], expected[name]
-                if not isinstance(array, np.ndarray):  # bytes of an entry that is no array
-                    raise InputError(f"{path}: {name} is no array")
-                if array.dtype != dtype or array.shape[1:] != shape:
-                    raise InputError(f"{path}: {name} is {array.dtype} {list(array.shape)}, not {_shown(dtype, shape)}")
-                found[name] = array
+            for entry in archive.infolist():
+                name = entry.filename.removesuffix(".npy")
+                if name not in expected:
+                    raise InputError(f"{path} holds {name}, which is not asked for; it may hold {_wanted(expected)}")
+                if name in found:
+                    raise InputError(f"{path} holds {name} twice")
+                with archive.open(entry) as file:
+                    found[name] = _array(file, f"{path}: {name}", *expected[name])
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, EOFError, KeyError, RuntimeError) as error:
         raise InputError(f"{path} is no NumPy archive of plain arrays (numpy.savez): {error}") from error
     return found
+
+
+def _array(file: IO[bytes], what: str, dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Read one array in NumPy's format: its header, and if that is as expected, as many bytes as it takes."""
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    found_shape, by_columns, found_dtype = read_header(file)
+    if found_dtype != dtype or tuple(found_shape[1:]) != shape:
+        raise InputError(f"{what} is {found_dtype} {list(found_shape)}, not {_shown(dtype, shape)}")
+    if found_shape[0] > MAX_TILES:
+        raise InputError(f"{what} is {found_shape[0]} tiles, at most {MAX_TILES} are checked")
+    wanted = int(np.prod(found_shape)) * np.dtype(dtype).itemsize
+    data = file.read(wanted)
+    if len(data) < wanted:
+        raise InputError(f"{what} is cut short: {len(data)} of {wanted} bytes")
+    return np.frombuffer(data, dtype).reshape(found_shape, order="F" if by_columns else "C")
 
 
 def _shown(dtype: type, shape: tuple[int, ...]) -> str:

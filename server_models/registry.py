@@ -28,6 +28,7 @@ class KnownModel:
     make : writes the ONNX graph to a path, from a weights file (None where it comes with a package), and returns the
         contract.
     precision : ``f32``, ``bf16`` or ``fp16``.
+    layout : gives the contract but for the weights' digest: bands, grid, classes; nothing is built.
     make_reference : writes the float32 graph that the model is checked against, where its own graph is not float32.
     """
 
@@ -35,6 +36,7 @@ class KnownModel:
     description: str
     needs_weights: bool
     make: Callable[[Path, Path | None], ModelContract]
+    layout: Callable[[], ModelContract]
     precision: str = "f32"
     make_reference: Callable[[Path, Path | None], object] | None = None
 
@@ -67,6 +69,7 @@ def known_models() -> dict[str, KnownModel]:
             description=f"ukis-csmask (DLR) for {level} at 20 m: clear, cloud, cloud shadow",
             needs_weights=False,
             make=partial(_make_csmask, level),
+            layout=partial(csmask.contract, level, ""),
         )
         for level in ("L1C", "L2A")
     ]
@@ -76,6 +79,7 @@ def known_models() -> dict[str, KnownModel]:
             description="a threshold, for tests and benchmarks",
             needs_weights=False,
             make=lambda destination, _: null_model.build(destination),
+            layout=null_model.contract,
         )
     )
     models += [
@@ -84,7 +88,8 @@ def known_models() -> dict[str, KnownModel]:
             description="KappaMask (KappaZeta) at 10 m: clear, cloud shadow, semi-transparent cloud, cloud",
             needs_weights=True,
             make=partial(_make_kappamask, name),
-            precision=_precision(name),
+            layout=partial(kappamask.layout, name),
+            precision=kappamask.precision_of(name),
             make_reference=partial(_make_kappamask, name.removesuffix("_fp16")) if name.endswith("_fp16") else None,
         )
         for name in kappamask.model_names()
@@ -96,15 +101,10 @@ def _make_csmask(level: str, destination: Path, _: Path | None) -> ModelContract
     return csmask.build(level, destination)
 
 
-def _precision(name: str) -> str:
-    last = name.rpartition("_")[2]
-    return last if last in kappamask.MIN_AGREEMENT else "f32"
-
-
 def _make_kappamask(name: str, destination: Path, weights: Path | None) -> ModelContract:
     if weights is None:
         raise UsageError(f"{name} needs a weights file")
-    return kappamask.build(name, weights, destination, precision=_precision(name))
+    return kappamask.build(name, weights, destination)
 
 
 def find(name: str) -> KnownModel:

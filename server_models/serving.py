@@ -89,6 +89,9 @@ class Serving:
         """
         model, weights = str(request["model"]), request.get("weights")
         if self._changing.locked():
+            # Somebody else's check may take minutes; who wants what is served already need not wait for it.
+            if request.get("check") is None and request.get("port") is None and await self._serves(model, weights):
+                return model
             say("waiting for another run's model")
         async with self._changing:
             try:
@@ -128,16 +131,31 @@ class Serving:
                 except (KappaMaskError, OSError) as error:
                     return str(error)
 
+    async def _serves(self, model: str, weights: str | None) -> bool:
+        """Tell whether a model is loaded, not refused, and as it would be built now."""
+        repository = self._server.repository
+        if model in known_models():
+            if not await asyncio.to_thread(is_built, model, repository, weights):
+                return False
+            built = await asyncio.to_thread(built_contract, model, repository)
+        else:
+            built = self._loaded.get(model) if weights is None else None
+        return built is not None and self._loaded.get(model) == built and model not in self._failed and self._is_whole()
+
     def _is_whole(self) -> bool:
         return self._server.is_alive and all(is_running(pid) for pid in self._stubs)
 
     async def _restart(self, say: Say) -> None:
         """End Triton and start it at the same address with the same models."""
-        models = list(self._loaded)
+        models, failed = list(self._loaded), dict(self._failed)
         self._server.stop()
         await self._start(say, same_address=True)
         for model in models:
-            await self._load(model, say)
+            if model in failed:  # still in use by who had it before it failed its check
+                self._hold(model, await self._loader.load(model, say))
+            else:
+                await self._load(model, say)
+        self._failed |= failed
 
     def stop(self) -> None:
         """End the server."""
@@ -236,9 +254,13 @@ class Serving:
             elif admission.needs_check:
                 say(f"checking {model} at every batch size (once)")
                 admission.require_passed(await admission.check(self._loader.endpoint, None, say))
-        except KappaMaskError:
-            await self._unload(model)
+        except BaseException:  # also where who asked is gone
+            await asyncio.shield(self._unload(model))
             raise
+        self._hold(model, contract)
+
+    def _hold(self, model: str, contract: ModelContract) -> None:
+        """Note a loaded model and its processes."""
         self._loaded[model] = contract
         self._stubs |= set(stubs_of(self._state, self._server.repository / model))
 

@@ -60,10 +60,11 @@ def check(
     names, in the worst tile, (3) answers in a batch equal to those of the tiles alone on all but 0.01 % of the pixels.
     The reference is LABELS of your tiles; without them, the float32 graph on onnxruntime on this CPU.
 
-    On this machine the result is recorded: a model that fails is not served until it passes. It runs by itself, with
-    built-in tiles, before a model is served for the first time and whenever its graph, the engine or the CPU has
-    changed. A server at --triton is checked and told nothing; with neither --repository nor LABELS only (1) and (3)
-    are looked at. LABELS are for another implementation's classes; labels by people are for `evaluate`.
+    On this machine the result is recorded: a model that `models build` or `run` has built and that fails is not served
+    until it passes. The check runs by itself, with built-in tiles, before such a model is served for the first time and
+    whenever its graph, the engine or the CPU has changed. Of a model of your own nothing is recorded. A server at
+    --triton is checked and told nothing; with neither --repository nor LABELS only (1) and (3) are looked at. LABELS
+    are for another implementation's classes; labels by people are for `evaluate`.
 
     Example: kappamask-stream models check kappamask_l2a_deeplabv3plus_bf16
     --product S2A_MSIL2A_20221005T115411_N0400_R023_T29UNU_20221005T164454.SAFE
@@ -108,10 +109,18 @@ class _Check:
 
     async def run(self) -> dict[str, Any]:
         """Check, show the report, and return it; the local server refuses a model that fails by an error."""
+        from kappamask_stream.errors import ServerSetupError
         from kappamask_stream.server import ServerEnvironment
 
         environment = ServerEnvironment.at(self.settings.server_env)
-        await asyncio.to_thread(environment.require)
+        try:
+            await asyncio.to_thread(environment.require)
+        except ServerSetupError as error:
+            raise ServerSetupError(
+                "a check, also of a server elsewhere, is computed in the local server's environment, which "
+                "`kappamask-stream server install` makes on Linux x86-64 with glibc 2.35 or newer; it is not there: "
+                f"{error}"
+            ) from error
         with tempfile.TemporaryDirectory(prefix="kappamask-check-") as folder:
             if self.settings.triton is None:
                 return await self._local(environment, Path(folder))
@@ -127,9 +136,8 @@ class _Check:
         cache = WeightsCache.at(self.settings.weights_dir)
         weights = self.weights or await asyncio.to_thread(cache.verified, self.model)
         tiles = self.tiles
-        if self.product is not None:  # what a tile is stands in the contract, so the model is built first
+        if self.product is not None:  # what a tile is stands in the contract
             arguments = ["contract", self.model, "--repository", str(environment.repository)]
-            arguments += ["--weights", str(weights)] if weights else []
             event = await follow(environment, arguments, self._say)
             tiles = await self._cut(ModelContract.from_json(event["contract"]), folder)
         reports: list[dict[str, Any]] = []

@@ -54,6 +54,7 @@ async def follow(
                 await asyncio.wait_for(process.wait(), _ENDS_S)
         if process.returncode is None:
             process.kill()
+            await process.wait()
     if code:
         message = event.get("message") or said.decode(errors="replace").strip()[-800:] or "no reason given"
         raise error_kinds().get(str(event.get("kind")), ServerSetupError)(message)

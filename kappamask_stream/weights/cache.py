@@ -97,8 +97,8 @@ class WeightsCache:
         path, known = self.path(published), self.record(published)
         found = file_sha256(path)
         if known is None:
-            self.write_record(published, Record(sha256=found, bytes=path.stat().st_size))
-        elif found != known.sha256:
+            known = self.write_first_record(published, Record(sha256=found, bytes=path.stat().st_size))
+        if found != known.sha256:
             raise InputError(
                 f"{path} has the sha256 {found}, its record says {known.sha256}: it has changed since it was fetched; "
                 f"`kappamask-stream models fetch {published.model}` fetches it again, --weights FILE takes another"
@@ -134,19 +134,23 @@ class WeightsCache:
         """
         write_json(self.record_path(published), asdict(record))
 
-    def forget(self, published: PublishedWeights) -> None:
-        """Remove a file's record; for a moment the file vouches for itself.
+    def write_first_record(self, published: PublishedWeights, record: Record) -> Record:
+        """Record a file unless another process has just done so; returns the record that is there.
 
         Raises
         ------
+        InputError
+            If another process' record cannot be read.
         OutputError
             Naming the file and the remedy.
         """
-        path = self.record_path(published)
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise cache_error(path, error) from error
+        return record if write_json(self.record_path(published), asdict(record), new=True) else self._there(published)
+
+    def _there(self, published: PublishedWeights) -> Record:
+        found = self.record(published)
+        if found is None:  # and removed again
+            raise InputError(f"{self.record_path(published)} comes and goes: is it being removed? Try again")
+        return found
 
 
 def _parsed(data: bytes) -> Record:
@@ -172,8 +176,12 @@ def file_sha256(path: Path) -> str:
         raise InputError(f"cannot read {path}: {error.strerror}: --weights FILE takes another file") from error
 
 
-def write_json(path: Path, document: dict[str, Any]) -> None:
+def write_json(path: Path, document: dict[str, Any], *, new: bool = False) -> bool:
     """Write a small file beside the weights, whole or not at all.
+
+    Parameters
+    ----------
+    new : leave a file alone that is there already, and return False.
 
     Raises
     ------
@@ -187,9 +195,16 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
             file.flush()
             os.fchmod(file.fileno(), MODE)
             os.fsync(file.fileno())
-        fresh.replace(path)
+        if new:
+            path.hardlink_to(fresh)
+        else:
+            fresh.replace(path)
+    except FileExistsError:
+        return False
     except OSError as error:
         raise cache_error(path, error) from error
+    else:
+        return True
     finally:
         with suppress(OSError):
             fresh.unlink(missing_ok=True)

@@ -129,7 +129,7 @@ async def _if_sound(
     found = await in_thread(None, file_sha256, path)
     if known is None:
         known = Record(sha256=found, bytes=path.stat().st_size)
-        await in_thread(None, cache.write_record, published, known)
+        known = await in_thread(None, cache.write_first_record, published, known)
     if found != known.sha256:
         say(f"{path} has the sha256 {found}, its record says {known.sha256}: fetching it again")
         return None
@@ -137,8 +137,11 @@ async def _if_sound(
 
 
 def _keep(part: PartFile, cache: WeightsCache, published: PublishedWeights, record: Record) -> None:
-    """Give the file its name and its record; killed in between, the file is recorded when it is first used."""
-    cache.forget(published)
+    """Give the file its name, then its record.
+
+    Killed in between, a file without a record is recorded when it is first used; one whose record is another's is
+    refused, until it is fetched again.
+    """
     part.publish()
     cache.write_record(published, record)
 

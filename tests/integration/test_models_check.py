@@ -346,6 +346,46 @@ def test_a_model_in_use_stays_for_those_who_use_it_when_somebodys_check_fails(
     assert asyncio.run(labels_at(address, "null_l2a")) == {4}
 
 
+def test_a_crash_does_not_take_a_model_from_those_who_use_it_after_somebodys_check_failed(
+    state: LocalState, wrong_tiles: Path
+) -> None:
+    address = state.holder().until("ready")["address"]
+    check(state, "--tiles", str(wrong_tiles), code=4)
+    (stub,) = state.stubs()
+    stub.kill()
+    wait_until(lambda: [p for p in state.stubs() if p.pid != stub.pid], "the model's process is there again")
+    wait_until(lambda: state.status()["models"] == ["null_l2a"], "the model is loaded again")
+    assert asyncio.run(labels_at(address, "null_l2a")) == {4}
+    refused = state.holder()
+    assert "null_l2a is not served, it failed its check" in refused.until("error")["message"]
+
+
+#: One tile to warm up, two of the self-check: the fourth is the check's first, and is answered when a file is gone.
+WAITS = (
+    "self.count = getattr(self, 'count', 0) + 1\n"
+    "    import time\n"
+    "    while self.count > 3 and os.path.exists({flag!r}): time.sleep(0.02)"
+)
+
+
+def test_a_check_holds_up_nobody_who_wants_what_is_served_and_leaves_nothing_when_its_client_is_gone(
+    state: LocalState,
+) -> None:
+    state.holder().until("ready")
+    flag = state.runtime / "wait"
+    flag.touch()
+    engine_is_wrong(state, WAITS.format(flag=str(flag)))
+    waiting = state.holder("csmask_l2a")
+    waiting.until("progress: checking csmask_l2a at every batch size (once)")
+    state.holder().until("ready")  # while the check goes on
+    assert len(state.stubs()) == 2
+    waiting.process.kill()
+    wait_until(lambda: len(state.stubs()) == 1, "the model that was being checked is unloaded")
+    flag.unlink()
+    assert state.status()["models"] == ["null_l2a"]
+    assert state.holder("csmask_l2a").until("ready")["address"]
+
+
 def test_a_server_that_is_kept_loses_a_model_that_fails_and_serves_it_again(
     state: LocalState, own_tiles: Path, wrong_tiles: Path
 ) -> None:

@@ -88,6 +88,12 @@ def test_figures_on_the_limit_pass_and_a_little_beyond_fail() -> None:
     assert far == "a batch of 7 is answered otherwise than its tiles alone on 0.011% of the pixels, 0.01% are allowed"
 
 
+def test_a_comparison_with_nothing_is_not_passed() -> None:
+    nothing = replace(GOOD, agreement=None, agreement_all=None)
+    assert faults_of([nothing], 0.98, None) == ()
+    assert faults_of([nothing], 0.98, "the file's LABELS") == ("no pixel could be compared with the file's LABELS",)
+
+
 def test_every_kind_of_fault_is_named_once_with_its_worst_batch() -> None:
     batches = [
         replace(GOOD, agreement=0.9),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from typing import TYPE_CHECKING, Any
@@ -104,7 +105,7 @@ def arrays(contract: ModelContract, count: int = 2) -> dict[str, Any]:
 
 def test_what_is_saved_is_loaded(contract: ModelContract, tmp_path: Path) -> None:
     made = builtin_tiles(contract, 2)
-    for labels in (None, np.full((2, contract.tile_size, contract.tile_size), 255, np.uint8)):
+    for labels in (None, np.full((2, contract.tile_size, contract.tile_size), 1, np.uint8)):
         path = tmp_path / "tiles.npz"
         CheckTiles(tensors=made.tensors, labels=labels, source="x").save(path)
         loaded = load_tiles(path, contract)
@@ -146,10 +147,13 @@ WRONG = {
     r"LABELS holds \[9, 200\], which are no classes of test_l2a \(255 is for": changed(
         LABELS=lambda a: np.where(np.arange(256) < 9, 9, 200).astype(np.uint8) * a
     ),
-    r"no NumPy archive of plain arrays .*[Oo]bject arrays": changed(
+    r"SCALE is object \[2, 6\], not float32": changed(
         SCALE=lambda a: np.array([[Trap()] * 6] * 2, object)
     ),
-    rf"OFFSET is \d+ bytes, more than {MAX_TILES} tiles float32": changed(OFFSET=lambda a: np.tile(a, (100, 1))),
+    rf"OFFSET is 200 tiles, at most {MAX_TILES} are checked": changed(OFFSET=lambda a: np.tile(a, (100, 1))),
+    r"LABELS knows the class of 0\.0% of the pixels of tile 1, at least 10% of each are needed": changed(
+        LABELS=lambda a: np.where(np.arange(2)[:, None, None] == 1, 255, 1).astype(np.uint8) * np.ones_like(a)
+    ),
 }  # fmt: skip
 
 
@@ -174,9 +178,37 @@ def test_a_file_that_does_not_fit_the_contract_is_refused_in_words(
 def test_more_tiles_than_are_taken(csmask_contract: ModelContract, tmp_path: Path) -> None:
     tiny = arrays(csmask_contract, 1)
     many = {name: np.broadcast_to(array, (MAX_TILES + 1, *array.shape[1:])) for name, array in tiny.items()}
-    np.savez_compressed(tmp_path / "tiles.npz", **{name: many[name] for name in ("OFFSET", "SCALE", "DN_20M")})
-    with pytest.raises(InputError, match=f"DN_20M is .* bytes, more than {MAX_TILES} tiles"):
+    np.savez_compressed(tmp_path / "tiles.npz", **{name: many[name] for name in ("DN_20M", "OFFSET", "SCALE")})
+    with pytest.raises(InputError, match=f"DN_20M is {MAX_TILES + 1} tiles, at most {MAX_TILES} are checked"):
         load_tiles(tmp_path / "tiles.npz", csmask_contract)
+
+
+def forged(path: Path, entries: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_a_header_that_promises_more_than_there_is_allocates_nothing(
+    csmask_contract: ModelContract, tmp_path: Path
+) -> None:
+    for shape, said in (
+        ("(68719476736, 6)", "is 68719476736 tiles, at most"),
+        ("(64, 6)", "is cut short: 8 of 1536 bytes"),
+    ):
+        header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+        data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(8)
+        with pytest.raises(InputError, match=f"OFFSET {said}"):
+            load_tiles(forged(tmp_path / "tiles.npz", {"OFFSET.npy": data}), csmask_contract)
+
+
+def test_one_name_twice_is_refused(csmask_contract: ModelContract, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ones((1, 6), np.float32))
+    path = forged(tmp_path / "tiles.npz", {"OFFSET": buffer.getvalue(), "OFFSET.npy": buffer.getvalue()})
+    with pytest.raises(InputError, match="holds OFFSET twice"):
+        load_tiles(path, csmask_contract)
 
 
 @pytest.mark.parametrize("kind", ["text", "npy", "pickle", "cut short", "absent", "folder"])
@@ -218,5 +250,5 @@ def test_an_entry_that_is_no_array(csmask_contract: ModelContract, tmp_path: Pat
     path = tmp_path / "tiles.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("OFFSET", b"bytes")
-    with pytest.raises(InputError, match="OFFSET is no array"):
+    with pytest.raises(InputError, match="is no NumPy archive of plain arrays"):
         load_tiles(path, csmask_contract)

@@ -1,8 +1,8 @@
 """Triton Python backend: serves a contract's ONNX graph with OpenVINO on the CPU.
 
 Runs inside Triton's stub, in the server's environment, which holds `server_models`. A batch is taken apart: its tiles
-go to `engine_streams` streams of `engine_threads` threads each, which on a CPU beats one inference of the whole batch,
-and makes a tile's answer independent of the batch it came in.
+go to `engine_streams` streams of `engine_threads` threads each, which makes a tile's answer independent of the batch it
+came in. By default there are as many streams as a full batch has tiles, or cores, and all cores are used.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ class TritonPythonModel:
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         self._inputs = [entry["name"] for entry in config["input"]]
         self._outputs = [entry["name"] for entry in config["output"]]
+        cores = len(os.sched_getaffinity(0))
+        streams = int(parameters.get("engine_streams") or min(cores, int(config["max_batch_size"])))
         self._engine = OpenVinoEngine(
             Path(args["model_repository"]) / args["model_version"] / "model.onnx",
             precision=json.loads(parameters["contract"])["precision"],
-            streams=int(parameters.get("engine_streams") or len(os.sched_getaffinity(0))),
-            threads=int(parameters.get("engine_threads") or 1),
+            streams=streams,
+            threads=int(parameters.get("engine_threads") or max(1, cores // streams)),
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:
