@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import json
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any
 
 from kappamask_stream.contract import ModelContract
 from kappamask_stream.errors import KappaMaskError, ServerSetupError
+
+#: Address space that a build may take; the full-width U-Net, the largest, takes about 1.5 GiB.
+_BUILD_BYTES = 4 << 30
 
 
 def _say(**event: Any) -> None:
@@ -60,8 +64,17 @@ def _list(args: argparse.Namespace) -> None:
 def _build(args: argparse.Namespace) -> None:
     from server_models.repository import build_model
 
+    _limit_memory()
     contract = build_model(args.model, args.repository, args.flavour, weights=args.weights)
     _say(event="built", model=contract.name, path=str(args.repository / contract.name))
+
+
+def _limit_memory() -> None:
+    """Let a hostile weights file fill this process' share, not the machine."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + _BUILD_BYTES
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _configs(args: argparse.Namespace) -> None:

@@ -2,8 +2,9 @@
 
 A weights file is fetched over plain HTTP, so it is treated as hostile: no pickles, no code (Keras' own loader
 may run some), no links of any kind, no data outside the file, no compression (as Keras writes it; a compressed chunk
-may fill the memory, and an unknown filter would load a plugin), no tensor that is not finite float32, and nothing is
-allocated that is larger than the file.
+may fill the memory, and an unknown filter would load a plugin), no tensor that is not finite float32 or larger than the
+file. HDF5 does not tell how long names of variable length are before it reads them: the process that builds has a limit
+for its memory (`__main__`), and reaching it is an error of the file.
 
 Both layouts are read: weights alone (``model.save_weights``) and the group ``model_weights`` of a whole model.
 Layers are identified by class and number, as Keras names them in the order of construction; a file whose
@@ -135,6 +136,8 @@ def read_keras_weights(path: Path) -> KerasWeights:
             whole_model = file.get("model_weights", getlink=True) is not None
             root = _group(file, "model_weights", str(path)) if whole_model else file
             tensors = _renumbered(_tensors(root, str(path), size), str(path))
+    except MemoryError as error:
+        raise InputError(f"{path}: reading it takes more memory than a build may use: it is no weights file") from error
     # h5py tells damage by whatever exception the library's error stack maps to.
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, UnicodeError) as error:
         raise InputError(f"{path}: not a readable Keras HDF5 weights file: {error}") from error

@@ -33,6 +33,7 @@ _SERVING = {
     "__main__",
     "admission",
     "apart",
+    "building",
     "check_command",
     "check_figures",
     "check_record",

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from tritonclient.utils import InferenceServerException
 
-from kappamask_stream.errors import KappaMaskError, ServerSetupError, UsageError
+from kappamask_stream.errors import KappaMaskError, ServerSetupError
 from server_models.admission import Admission, refusal
-from server_models.apart import run_apart
+from server_models.building import build, is_up_to_date
 from server_models.leftovers import is_running, stubs_of
 from server_models.loading import Loader
-from server_models.registry import known_models
-from server_models.repository import built_contract, is_built
 from server_models.tritonserver import TritonProcess, require_free
 
 if TYPE_CHECKING:
@@ -133,14 +131,12 @@ class Serving:
 
     async def _serves(self, model: str, weights: str | None) -> bool:
         """Tell whether a model is loaded, not refused, and as it would be built now."""
-        repository = self._server.repository
-        if model in known_models():
-            if not await asyncio.to_thread(is_built, model, repository, weights):
-                return False
-            built = await asyncio.to_thread(built_contract, model, repository)
-        else:
-            built = self._loaded.get(model) if weights is None else None
-        return built is not None and self._loaded.get(model) == built and model not in self._failed and self._is_whole()
+        loaded = self._loaded.get(model)
+        return (
+            loaded is not None
+            and await is_up_to_date(model, self._server.repository, weights, loaded)
+            and (model in self._loaded and model not in self._failed and self._is_whole())
+        )
 
     def _is_whole(self) -> bool:
         return self._server.is_alive and all(is_running(pid) for pid in self._stubs)
@@ -174,31 +170,11 @@ class Serving:
             )
 
     async def _build(self, model: str, weights: str | None, say: Say, *, alone: bool) -> None:
-        """Build a model in a process of its own, unless it is there as this version would build it.
-
-        A model that the registry does not know is its owner's: a folder in the repository is all that it needs.
-        """
-        repository = self._server.repository
-        own = repository / model / "config.pbtxt"
-        if model not in known_models() and own.parent.parent == repository and own.exists():
-            if weights is not None:
-                raise UsageError(f"{model} in {repository} is not built by kappamask-stream: it takes no weights file")
+        """Have a model in the repository as this version would build it; a loaded one that is not is replaced."""
+        repository, loaded = self._server.repository, self._loaded.get(model)
+        if await is_up_to_date(model, repository, weights, loaded):
             return
-        if await asyncio.to_thread(is_built, model, repository, weights):
-            built = await asyncio.to_thread(built_contract, model, repository)
-            if self._loaded.get(model, built) == built:
-                return
-        if model in self._loaded and not alone:
-            raise ServerSetupError(
-                f"the local server serves {model} as it was built before, with weights "
-                f"{self._loaded[model].weights_sha256[:12]}, to other runs: let them end, or end them with "
-                "`kappamask-stream server stop`, then try again"
-            )
-        if not await asyncio.to_thread(is_built, model, repository, weights):
-            say(f"building {model}")
-            arguments = ["build", model, "--repository", str(repository)]
-            arguments += ["--weights", weights] if weights is not None else []
-            await run_apart(arguments, say, failed=f"cannot build {model}")
+        await build(model, repository, weights, say, others=None if alone else loaded)
         if self._loaded.pop(model, None) is not None:
             await self._restart(say)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kappamask_stream.weights import WeightsCache
 
 app = typer.Typer(
-    no_args_is_help=True, help="Networks: which there are, fetching weights, building and removing models."
+    no_args_is_help=True, help="Networks: which there are, fetching weights, building, checking and removing models."
 )
 
 Repository = Annotated[

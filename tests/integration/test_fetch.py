@@ -14,6 +14,7 @@ import pytest
 from kappamask_stream.errors import InputError, OutputError, UsageError
 from kappamask_stream.weights import PUBLISHED
 from kappamask_stream.weights import part as part_module
+from kappamask_stream.weights.cache import Record
 from kappamask_stream.weights.fetching import fetch, remove_fetched
 from tests.integration.fetching import (
     CONTENT,
@@ -234,4 +235,40 @@ async def test_a_record_that_cannot_be_written_is_an_output_error(server: Weight
     cache.record_path(UNET).mkdir(parents=True)
     with pytest.raises(OutputError, match=r"cannot write .*l2a_unet\.hdf5\.json: Is a directory"):
         await fetched(server, cache, replace=True)
-    assert not cache.path(UNET).exists()
+    with pytest.raises(InputError, match=r"the record of what l2a_unet\.hdf5 was, cannot be read"):
+        cache.verified(MODEL)
+
+
+async def test_a_file_whose_record_is_still_anothers_is_never_trusted(
+    server: WeightsServer, cache: WeightsCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the file and its record, `--replace` leaves the safe half done."""
+    await fetched(server, cache)
+    server.content, server.etag = hdf5_like(300_000, seed=9), '"two"'
+
+    class KilledError(Exception):
+        pass
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(cache), "write_record", killed)
+        with pytest.raises(KilledError):
+            await fetched(server, cache, replace=True)
+    assert cache.path(UNET).read_bytes() == server.content
+    with pytest.raises(InputError, match="it has changed since it was fetched"):
+        cache.verified(MODEL)
+    again = await fetched(server, cache, replace=True)
+    assert again.record.sha256 == sha256(server.content)
+    assert cache.verified(MODEL) == again.path
+
+
+async def test_a_first_record_does_not_replace_the_one_that_another_process_has_just_written(
+    server: WeightsServer, cache: WeightsCache
+) -> None:
+    got = await fetched(server, cache)
+    late = Record(sha256="0" * 64, bytes=1)
+    assert cache.write_first_record(UNET, late) == got.record
+    assert cache.record(UNET) == got.record
+    assert files(cache) == ["l2a_unet.hdf5", "l2a_unet.hdf5.json"]

@@ -291,7 +291,7 @@ def test_tiles_without_labels_are_compared_with_float32(state: LocalState, own_t
 def test_a_file_that_does_not_fit_changes_nothing(state: LocalState, own_tiles: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "bad.npz", OFFSET=np.zeros((1, 6), np.float32))
     np.savez(tmp_path / "pickled.npz", OFFSET=np.array([print], object))
-    for name, said in (("bad.npz", "lacks DN_20M, SCALE"), ("pickled.npz", "no NumPy archive of plain arrays")):
+    for name, said in (("bad.npz", "lacks DN_20M, SCALE"), ("pickled.npz", "OFFSET is object [1], not float32")):
         told = state.cli("models", "check", "null_l2a", "--tiles", str(tmp_path / name), code=3).stderr
         error = told.splitlines()[-1]
         assert error.startswith(f"error: cannot check null_l2a: {tmp_path / name}")

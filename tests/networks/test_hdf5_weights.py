@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import resource
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.networks.in_server_env import run_script
+from tests.networks.in_server_env import FOLDER, run_script
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,3 +136,25 @@ def test_damaged_bytes_are_refused_or_harmless(server_env: Path, tmp_path: Path)
     assert max(one["grown_mib"] for one in found) <= GROWTH_MIB
     refused = sum("error" in one for one in found)
     assert 20 <= refused <= 80  # both kinds are tested
+
+
+def test_a_build_that_would_take_gigabytes_ends_in_words(server_env: Path, tmp_path: Path) -> None:
+    """HDF5 reads names of variable length before anybody can ask how long they are."""
+    bomb = tmp_path / "bomb.hdf5"
+    subprocess.run([server_env / "bin" / "python", FOLDER / "weights_bomb.py", bomb], check=True)
+    assert bomb.stat().st_size < 4 << 20
+    command = [server_env / "bin" / "python", "-I", "-m", "server_models", "build", "kappamask_l2a_unet"]
+    limit = 2 << 30  # lower than the command's own, so that the test is light
+    ended = subprocess.run(
+        [*command, "--weights", bomb, "--repository", tmp_path / "models"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    said = json.loads(ended.stdout.splitlines()[-1])
+    assert said["kind"] == "InputError"
+    assert str(bomb) in said["message"]
+    assert not list((tmp_path / "models").iterdir())
