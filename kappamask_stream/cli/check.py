@@ -116,10 +116,12 @@ class _Check:
         try:
             await asyncio.to_thread(environment.require)
         except ServerSetupError as error:
+            if self.settings.triton is None:
+                raise
             raise ServerSetupError(
-                "a check, also of a server elsewhere, is computed in the local server's environment, which "
-                "`kappamask-stream server install` makes on Linux x86-64 with glibc 2.35 or newer; it is not there: "
-                f"{error}"
+                "the check of a server elsewhere, too, is computed in the local server's environment at "
+                f"{environment.path}, which is not there: `kappamask-stream server install` makes it (Linux x86-64, "
+                "glibc 2.35 or newer)"
             ) from error
         with tempfile.TemporaryDirectory(prefix="kappamask-check-") as folder:
             if self.settings.triton is None:

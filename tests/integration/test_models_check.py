@@ -473,6 +473,12 @@ def test_a_server_that_is_not_there(server_env: Path) -> None:
     assert "no server answers at grpc://127.0.0.1:1" in remote(server_env, "127.0.0.1:1", code=4)["stderr"]
 
 
+def test_the_check_of_a_server_elsewhere_needs_the_environment_all_the_same(tmp_path: Path) -> None:
+    said = remote(tmp_path / "none", "127.0.0.1:1", code=4)["stderr"].splitlines()[-1]
+    assert "the check of a server elsewhere, too, is computed in the local server's environment" in said
+    assert "`kappamask-stream server install` makes it" in said
+
+
 def test_triton_ignores_the_reference_beside_a_model_and_the_check_takes_it(
     private_triton: Start, server_env: Path, null_repository: Path, tmp_path: Path
 ) -> None:
