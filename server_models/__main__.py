@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kappamask_stream.contract import ModelContract
-from kappamask_stream.errors import KappaMaskError, ServerSetupError
+from kappamask_stream.errors import InputError, KappaMaskError, ServerSetupError
 
 #: Address space that a build may take; the full-width U-Net, the largest, takes about 1.5 GiB.
 _BUILD_BYTES = 4 << 30
@@ -65,7 +65,13 @@ def _build(args: argparse.Namespace) -> None:
     from server_models.repository import build_model
 
     _limit_memory()
-    contract = build_model(args.model, args.repository, args.flavour, weights=args.weights)
+    try:
+        contract = build_model(args.model, args.repository, args.flavour, weights=args.weights)
+    except MemoryError as error:
+        raise InputError(
+            f"{args.weights or args.model}: the build takes more than {_BUILD_BYTES >> 30} GiB, or than this process "
+            "may use (ulimit -v): are these KappaMask's weights?"
+        ) from error
     _say(event="built", model=contract.name, path=str(args.repository / contract.name))
 
 
@@ -73,8 +79,9 @@ def _limit_memory() -> None:
     """Let a hostile weights file fill this process' share, not the machine."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + _BUILD_BYTES
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY or soft > limit:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def _configs(args: argparse.Namespace) -> None:

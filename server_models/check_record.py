@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 RECORD = "check.json"
 #: What computes the answers: the graph, how it is served, by which code and which engine.
 _FILES = ("config.pbtxt", "1/model.onnx", "1/model.py", "reference.onnx")
-_CODE = ("openvino_engine.py", "check_tiles.py", "check_figures.py")
-_PACKAGES = ("nvidia-pytriton", "numpy", "openvino")
+_CODE = ("openvino_engine.py", "check_tiles.py", "check_figures.py", "model_check.py", "reference.py")
+_PACKAGES = ("nvidia-pytriton", "numpy", "onnxruntime", "openvino")
 #: Features of an x86 CPU by which engines choose their kernels.
 _FEATURES = ("avx", "amx", "fma", "f16c")
 

@@ -241,7 +241,16 @@ def _arrays(path: Path, expected: Mapping[str, tuple[type, tuple[int, ...]]]) ->
                     found[name] = _array(file, f"{path}: {name}", *expected[name])
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, EOFError, KeyError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        ValueError,
+        TypeError,
+        EOFError,
+        KeyError,
+        RuntimeError,
+    ) as error:
         raise InputError(f"{path} is no NumPy archive of plain arrays (numpy.savez): {error}") from error
     return found
 
@@ -253,7 +262,7 @@ def _array(file: IO[bytes], what: str, dtype: type, shape: tuple[int, ...]) -> N
     found_shape, by_columns, found_dtype = read_header(file)
     if found_dtype != dtype or tuple(found_shape[1:]) != shape:
         raise InputError(f"{what} is {found_dtype} {list(found_shape)}, not {_shown(dtype, shape)}")
-    if found_shape[0] > MAX_TILES:
+    if type(found_shape[0]) is not int or not 0 <= found_shape[0] <= MAX_TILES:
         raise InputError(f"{what} is {found_shape[0]} tiles, at most {MAX_TILES} are checked")
     wanted = int(np.prod(found_shape)) * np.dtype(dtype).itemsize
     data = file.read(wanted)

@@ -143,7 +143,8 @@ class Serving:
 
     async def _restart(self, say: Say) -> None:
         """End Triton and start it at the same address with the same models."""
-        models, failed = list(self._loaded), dict(self._failed)
+        models = list(self._loaded)
+        failed = {model: report for model, report in self._failed.items() if model in self._loaded}
         self._server.stop()
         await self._start(say, same_address=True)
         for model in models:
@@ -174,8 +175,15 @@ class Serving:
         repository, loaded = self._server.repository, self._loaded.get(model)
         if await is_up_to_date(model, repository, weights, loaded):
             return
-        await build(model, repository, weights, say, others=None if alone else loaded)
-        if self._loaded.pop(model, None) is not None:
+        # Not to be handed out while it is being replaced: see `_serves`.
+        self._loaded.pop(model, None)
+        try:
+            await build(model, repository, weights, say, others=None if alone else loaded)
+        except BaseException:
+            if loaded is not None:
+                self._loaded[model] = loaded
+            raise
+        if loaded is not None:
             await self._restart(say)
 
     async def _start(self, say: Say, *, same_address: bool = False) -> None:
@@ -220,8 +228,8 @@ class Serving:
         admission = await Admission.of(model, self._server.repository)
         if check is None:
             admission.require_not_failed()
-        contract = await self._loader.load(model, say)
         try:
+            contract = await self._loader.load(model, say)
             if check is not None:
                 say(f"checking {model} at every batch size")
                 report = await admission.check(self._loader.endpoint, check.get("tiles"), say)

@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import re
-from contextlib import suppress
+import tempfile
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kappamask_stream.atomic import output_error
@@ -21,8 +22,6 @@ from kappamask_stream.server.environment import cache_home
 from kappamask_stream.weights.catalogue import of_model
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kappamask_stream.errors import OutputError
     from kappamask_stream.weights.catalogue import PublishedWeights
 
@@ -188,26 +187,23 @@ def write_json(path: Path, document: dict[str, Any], *, new: bool = False) -> bo
     OutputError
         Naming the file and the remedy.
     """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with fresh.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=1)
-            file.flush()
-            os.fchmod(file.fileno(), MODE)
-            os.fsync(file.fileno())
-        if new:
-            path.hardlink_to(fresh)
-        else:
-            fresh.replace(path)
-    except FileExistsError:
-        return False
+        # Not in one step with the renaming, which some file systems do not offer: hashing takes longer than this gap.
+        if new and path.exists():
+            return False
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            try:
+                json.dump(document, file, indent=1)
+                file.flush()
+                os.fchmod(file.fileno(), MODE)
+                os.fsync(file.fileno())
+                Path(file.name).replace(path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise cache_error(path, error) from error
-    else:
-        return True
-    finally:
-        with suppress(OSError):
-            fresh.unlink(missing_ok=True)
+    return True
 
 
 def cache_error(path: Path, error: OSError, needed: int | None = None) -> OutputError:

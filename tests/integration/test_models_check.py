@@ -360,6 +360,19 @@ def test_a_crash_does_not_take_a_model_from_those_who_use_it_after_somebodys_che
     assert "null_l2a is not served, it failed its check" in refused.until("error")["message"]
 
 
+def test_a_model_that_failed_and_was_built_again_is_served_on_the_same_server(
+    state: LocalState, wrong_tiles: Path
+) -> None:
+    state.cli("server", "start", "--model", "csmask_l2a")  # keeps the server
+    user = state.holder()
+    user.until("ready")
+    check(state, "--tiles", str(wrong_tiles), code=4)
+    assert user.release() == 0
+    state.cli("models", "remove", "null_l2a")
+    assert state.holder().until("ready")
+    assert state.status()["models"] == ["csmask_l2a", "null_l2a"]
+
+
 #: One tile to warm up, two of the self-check: the fourth is the check's first, and is answered when a file is gone.
 WAITS = (
     "self.count = getattr(self, 'count', 0) + 1\n"

@@ -196,11 +196,20 @@ def test_a_header_that_promises_more_than_there_is_allocates_nothing(
     for shape, said in (
         ("(68719476736, 6)", "is 68719476736 tiles, at most"),
         ("(64, 6)", "is cut short: 8 of 1536 bytes"),
+        ("(-1, 6)", "is -1 tiles, at most"),
+        ("(True, 6)", "is True tiles, at most"),
     ):
         header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
         data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(8)
         with pytest.raises(InputError, match=f"OFFSET {said}"):
             load_tiles(forged(tmp_path / "tiles.npz", {"OFFSET.npy": data}), csmask_contract)
+
+
+def test_a_header_that_is_no_header(csmask_contract: ModelContract, tmp_path: Path) -> None:
+    header = "{[]: 1}".ljust(117) + "\n"
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(8)
+    with pytest.raises(InputError, match="is no NumPy archive of plain arrays"):
+        load_tiles(forged(tmp_path / "tiles.npz", {"OFFSET.npy": data}), csmask_contract)
 
 
 def test_one_name_twice_is_refused(csmask_contract: ModelContract, tmp_path: Path) -> None:

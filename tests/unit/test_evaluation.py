@@ -36,3 +36,9 @@ def test_sen2cor_classes_that_say_nothing_take_no_part() -> None:
     assert table[0] == table[1] == IGNORED
     assert [int(table[v]) for v in (3, 4, 8, 9, 10)] == [2, 1, 4, 4, 3]
     assert set(CROSSWALKS) == {"kappamask", "scl", "cloudsen12"}
+
+
+def test_cloudsen12_classes_are_clear_thick_cloud_thin_cloud_and_cloud_shadow() -> None:
+    table = crosswalk_table("cloudsen12")
+    assert [int(table[v]) for v in range(4)] == [1, 4, 3, 2]
+    assert (table[4:] == IGNORED).all()
