@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import openvino
 import served_graph
 import small_network
 
@@ -37,7 +38,8 @@ def engines(level: str, architecture: str, folder: Path) -> dict[str, Run]:
         _, model = small_network.small_network(level, architecture, precision)
         session = served_graph.session(model)
         found[f"onnxruntime {precision}"] = lambda feeds, s=session: s.run(NAMES, feeds)
-    for precision in ("f32", "bf16"):
+    has_bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    for precision in ("f32", "bf16") if has_bf16 else ("f32",):
         _, model = small_network.small_network(level, architecture, precision)
         path = folder / f"{precision}.onnx"
         path.write_bytes(model.SerializeToString())

@@ -19,8 +19,16 @@ ARCHITECTURES = pytest.mark.parametrize("architecture", ["DeepLabv3Plus", "Unet"
 
 
 @cache
-def answers(server_env: Path, level: str, architecture: str) -> dict[str, Any]:
-    report: dict[str, Any] = run_script(server_env, "served_answers.py", level, architecture)
+def reports(server_env: Path, level: str, architecture: str) -> dict[str, Any]:
+    found: dict[str, Any] = run_script(server_env, "served_answers.py", level, architecture)
+    return found
+
+
+def answers(server_env: Path, level: str, architecture: str, engine: str) -> dict[str, Any]:
+    found = reports(server_env, level, architecture)
+    if engine == "openvino bf16" and engine not in found:
+        pytest.skip("this CPU has no bfloat16")
+    report: dict[str, Any] = found[engine]
     return report
 
 
@@ -34,7 +42,7 @@ def overflows(server_env: Path, architecture: str, *how: str) -> dict[str, list[
 def test_batch_of_three_is_three_times_a_batch_of_one(
     server_env: Path, level: str, architecture: str, engine: str
 ) -> None:
-    found = answers(server_env, level, architecture)[engine]
+    found = answers(server_env, level, architecture, engine)
     assert found["batch_is_single"] == [True] * 3
     assert found["tiles_differ"]
     assert len(found["classes"]) > 1
@@ -46,15 +54,15 @@ def test_batch_of_three_is_three_times_a_batch_of_one(
 def test_tile_with_a_broken_radiometry_is_a_fault_and_its_neighbours_are_not(
     server_env: Path, level: str, architecture: str, engine: str, tensor: str, value: str
 ) -> None:
-    found = answers(server_env, level, architecture)[engine][f"{tensor} {value}"]
+    found = answers(server_env, level, architecture, engine)[f"{tensor} {value}"]
     assert found["fault"]
     assert found["neighbours"]
 
 
 def test_probabilities_of_deeplab_sum_to_one_and_those_of_unet_need_not(server_env: Path) -> None:
-    low, high = answers(server_env, "L1C", "DeepLabv3Plus")["onnxruntime f32"]["probability_sums"]
+    low, high = answers(server_env, "L1C", "DeepLabv3Plus", "onnxruntime f32")["probability_sums"]
     assert 252 <= low <= high <= 258
-    low, high = answers(server_env, "L2A", "Unet")["onnxruntime f32"]["probability_sums"]
+    low, high = answers(server_env, "L2A", "Unet", "onnxruntime f32")["probability_sums"]
     assert high > 300 or low < 200
 
 
