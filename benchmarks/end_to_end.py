@@ -33,7 +33,7 @@ from kappamask_stream.inference import TritonClient
 from kappamask_stream.jp2 import DecodePlan, ImagecodecsDecoder, TileStream
 from kappamask_stream.jp2.standalone import standalone_codestream, tile_identity
 from kappamask_stream.models import ModelChoice
-from kappamask_stream.pipeline import plan_decoding
+from kappamask_stream.pipeline import mask_size, plan_decoding
 from kappamask_stream.product import open_product
 from kappamask_stream.radiometry import offset_scale
 from kappamask_stream.server import ServerEnvironment, lease_local_server, server_status
@@ -191,7 +191,7 @@ async def bench(path: Path, choice: ModelChoice, radiometry: Radiometry, rounds:
             contract = client.contract
         status = await server_status(environment.path)
         assert status is not None
-        plan = await plan_decoding(product, contract, TileGrid.of(contract, *product.sizes[contract.gsd_m]))
+        plan = await plan_decoding(product, contract, TileGrid.of(contract, *mask_size(product, contract)))
         print(f"{product.name}, {contract.name}, {CORES} cores; {len(plan.units)} codestream tiles are needed")
         count = await write_tiles(product, plan, contract, radiometry, pixels)
         print(f"{len(plan.tiles)} tiles, {count} hold data\n")

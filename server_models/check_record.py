@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from server_models.digest import file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,8 +32,8 @@ def identity(model: Path) -> dict[str, str]:
         If a file cannot be read.
     """
     here = Path(__file__).parent
-    found = {name: _sha256(model / name) for name in _FILES if (model / name).exists()}
-    found |= {name: _sha256(here / name) for name in _CODE}
+    found = {name: file_sha256(model / name) for name in _FILES if (model / name).exists()}
+    found |= {name: file_sha256(here / name) for name in _CODE}
     return found | {name: _version(name) for name in _PACKAGES} | {"cpu": cpu()}
 
 
@@ -75,11 +76,6 @@ def recorded(model: Path, rests_on: Mapping[str, str]) -> dict[str, Any] | None:
         return report if isinstance(report, dict) and isinstance(report["passed"], bool) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _version(package: str) -> str:

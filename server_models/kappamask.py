@@ -11,7 +11,6 @@ network in half precision, for GPUs.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ import numpy as np
 
 from kappamask_stream.contract import FAULT_LABEL, BandGroup, ModelContract
 from kappamask_stream.errors import OutputError, UsageError
+from server_models.digest import file_sha256
 from server_models.graph_builder import GraphBuilder
 from server_models.hdf5_weights import read_keras_weights
 from server_models.kappamask_preprocess import INPUT_MAGNITUDE, NORMALISED, preprocess, total
@@ -148,7 +148,7 @@ def build(name: str, weights: Path, destination: Path) -> ModelContract:
         If the file cannot be written.
     """
     tensors = read_keras_weights(weights)
-    made = layout(name, _sha256(weights))
+    made = layout(name, file_sha256(weights))
     _write(build_graph(made, tensors), destination)
     return made
 
@@ -219,11 +219,6 @@ def _variant(name: str) -> tuple[str, Variant]:
 def _check_precision(precision: str) -> None:
     if precision not in MIN_AGREEMENT:
         raise UsageError(f"there is no precision {precision}; choose one of {', '.join(MIN_AGREEMENT)}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(model: onnx.ModelProto, destination: Path) -> None:

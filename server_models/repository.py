@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from kappamask_stream.contract import PARAMETER_KEY, ModelContract
 from kappamask_stream.errors import ContractError, OutputError, UsageError
 from server_models import csmask
+from server_models.digest import file_sha256
 from server_models.reference import REFERENCE
 from server_models.registry import find
 
@@ -227,8 +228,7 @@ def is_built(name: str, repository: Path, weights: str | None) -> bool:
         return True
     contract = built_contract(name, repository)
     try:
-        with Path(weights).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(Path(weights))
     except OSError as error:
         raise UsageError(f"cannot read the weights {weights}: {error.strerror}") from error
     return contract is not None and contract.weights_sha256 == digest
