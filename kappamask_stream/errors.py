@@ -49,6 +49,16 @@ class CodestreamError(InputError):
     """A JPEG 2000 codestream is truncated, corrupt, or contradicts itself."""
 
 
+class StoreError(InputError):
+    """An object store, or an HTTP server, refuses: no such bucket, no permission, credentials missing or expired."""
+
+
+class StoreUnavailableError(StoreError):
+    """A store cannot be reached, is overloaded, or broke off again and again."""
+
+    retryable = True
+
+
 class ServerError(KappaMaskError):
     """The inference server is missing, refuses, or answers nonsense."""
 

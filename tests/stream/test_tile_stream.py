@@ -39,6 +39,7 @@ class MemorySource:
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.label = "memory"
+        self.coalesce_bytes = 0
         self._files = files
         self.reads: Counter[str] = Counter()
         self.bytes = 0
@@ -59,6 +60,9 @@ class MemorySource:
             return self._files[path][start : start + length]
         finally:
             self.reading -= 1
+
+    async def stream(self, path: str, start: int, length: int) -> AsyncIterator[bytes]:
+        yield await self.read(path, start, length)
 
     async def read_all(self, path: str, *, limit: int) -> bytes:
         raise NotImplementedError

@@ -18,8 +18,10 @@ LAYERS = [
     {
         "settings",
         "atomic",
+        "s3",
         "sources",
         "jp2",
+        "aoi",
         "inference",
         "cog",
         "budget",
@@ -34,8 +36,8 @@ LAYERS = [
         "threads",
         "weights",
     },
-    {"output", "pipeline", "sampling", "survey"},
-    {"models", "runner"},
+    {"destinations", "extras", "output", "pipeline", "sampling", "stac", "report", "survey"},
+    {"models", "runner", "api", "km_predict"},
     {"cli", "__main__"},
 ]
 

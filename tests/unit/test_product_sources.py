@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kappamask_stream import sources
 from kappamask_stream.errors import ProductError
 from kappamask_stream.sources import DirectorySource, SubSource
+from kappamask_stream.sources import directory as sources
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Where a product's files are, and how their bytes are read."""
+"""A product in a directory of the file system."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 import stat
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from kappamask_stream.errors import ProductError
 from kappamask_stream.names import checked_path
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
     from pathlib import Path
 
 #: A SAFE product has 100 to 200 files; someone who names a home folder is told so before it is read to its end.
@@ -22,51 +22,6 @@ _MOST_FILES = 20_000
 _DEEPEST = 16
 #: Opening a named pipe must not wait for its other end.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
-
-
-class Source(Protocol):
-    """A product's files, wherever they are; paths are relative POSIX paths.
-
-    Attributes
-    ----------
-    label : what people call the product's place, a path or a URL; for messages.
-    """
-
-    label: str
-
-    async def files(self) -> Mapping[str, int]:
-        """Return path -> size in bytes of every file; listed once.
-
-        Raises
-        ------
-        ProductError
-            If the place does not exist, cannot be listed, or is no product's.
-        """
-        ...
-
-    async def read(self, path: str, start: int, length: int) -> bytes:
-        """Return exactly `length` bytes from byte `start` on.
-
-        Raises
-        ------
-        ProductError
-            If the file is missing, unreadable, no file, or ends before ``start + length``.
-        """
-        ...
-
-    async def read_all(self, path: str, *, limit: int) -> bytes:
-        """Return a whole small file.
-
-        Raises
-        ------
-        ProductError
-            If it is larger than `limit` bytes, missing, unreadable or no file.
-        """
-        ...
-
-    async def aclose(self) -> None:
-        """Give back what the source holds; may be called again."""
-        ...
 
 
 class DirectorySource:
@@ -78,6 +33,8 @@ class DirectorySource:
 
     State: the listing, once it is made. Files are opened for each read, so nothing is held open.
     """
+
+    coalesce_bytes = 0
 
     def __init__(self, path: Path) -> None:
         self.label = str(path)
@@ -105,6 +62,10 @@ class DirectorySource:
     async def read(self, path: str, start: int, length: int) -> bytes:
         """See `Source.read`."""
         return await in_thread(None, self._read, path, start, length)
+
+    async def stream(self, path: str, start: int, length: int) -> AsyncIterator[bytes]:
+        """See `Source.stream`: in one piece."""
+        yield await self.read(path, start, length)
 
     async def read_all(self, path: str, *, limit: int) -> bytes:
         """See `Source.read_all`."""
@@ -144,42 +105,6 @@ class DirectorySource:
             raise ProductError(f"{full} is not there (or a link to nothing): fetch the product again") from error
         except OSError as error:
             raise ProductError(f"cannot read {full}: {error.strerror}") from error
-
-
-class SubSource:
-    """A product in a folder of another source, such as ``NAME.SAFE/`` in an archive; owns that source."""
-
-    def __init__(self, outer: Source, folder: str) -> None:
-        self._outer, self._folder = outer, folder
-        self.label = f"{outer.label.rstrip('/')}/{folder}"
-        self._files: Mapping[str, int] | None = None
-
-    def __repr__(self) -> str:
-        return f"<SubSource {self._folder} of {self._outer!r}>"
-
-    async def files(self) -> Mapping[str, int]:
-        """See `Source.files`."""
-        if self._files is None:
-            prefix = self._folder + "/"
-            listed = (await self._outer.files()).items()
-            inside = {path.removeprefix(prefix): size for path, size in listed if path.startswith(prefix)}
-            self._files = MappingProxyType(inside)
-        return self._files
-
-    async def read(self, path: str, start: int, length: int) -> bytes:
-        """See `Source.read`."""
-        return await self._outer.read(self._inside(path), start, length)
-
-    async def read_all(self, path: str, *, limit: int) -> bytes:
-        """See `Source.read_all`."""
-        return await self._outer.read_all(self._inside(path), limit=limit)
-
-    async def aclose(self) -> None:
-        """See `Source.aclose`."""
-        await self._outer.aclose()
-
-    def _inside(self, path: str) -> str:
-        return f"{self._folder}/{checked_path(path, said_by=f'asked of {self.label}')}"
 
 
 def _list(root: Path) -> dict[str, int]:
