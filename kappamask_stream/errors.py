@@ -4,7 +4,9 @@
     ├── UsageError            exit 2   the command line or the settings ask for something impossible
     ├── InputError            exit 3   a product or weights cannot be read: missing, incomplete or damaged
     │   ├── ProductError               directory, names, XML, bands, checksums
-    │   └── CodestreamError            a JPEG 2000 file is truncated or corrupt
+    │   ├── CodestreamError            a JPEG 2000 file is truncated or corrupt
+    │   └── StoreError                 an object store or HTTP server refuses
+    │       └── StoreUnavailableError  (retryable) it cannot be reached, is overloaded, or breaks off
     ├── ServerError           exit 4   Triton is not there, refuses or answers nonsense
     │   ├── ServerSetupError           the local server cannot be installed or started
     │   ├── ContractError              the model on the server is not the one this client can use
