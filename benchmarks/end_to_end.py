@@ -33,7 +33,7 @@ from kappamask_stream.inference import TritonClient
 from kappamask_stream.jp2 import DecodePlan, ImagecodecsDecoder, TileStream
 from kappamask_stream.jp2.standalone import standalone_codestream, tile_identity
 from kappamask_stream.models import ModelChoice
-from kappamask_stream.pipeline import mask_size, plan_decoding
+from kappamask_stream.planning import mask_size, plan_decoding
 from kappamask_stream.product import open_product
 from kappamask_stream.radiometry import offset_scale
 from kappamask_stream.server import ServerEnvironment, lease_local_server, server_status

@@ -9,14 +9,14 @@ import re
 import shutil
 import time
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kappamask_stream.errors import OutputError
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
 #: A temporary file lives for seconds; on a shared folder one of another machine's is left alone for this long.
 _FOREIGN_AGE_S = 24 * 3600
@@ -34,7 +34,7 @@ _REMEDIES = {
 }
 
 
-async def publish(files: Sequence[tuple[Path, Sequence[bytes]]]) -> None:
+async def publish(files: Sequence[tuple[Path, Sequence[bytes] | Path]]) -> None:
     """Write files under hidden names in their folders, then rename them in the order given; in threads.
 
     So the last file stands for all of them: it is there only when the others are. A failure leaves no temporary
@@ -43,37 +43,35 @@ async def publish(files: Sequence[tuple[Path, Sequence[bytes]]]) -> None:
 
     Parameters
     ----------
-    files : path and content, in pieces, of each.
+    files : path and content of each: bytes in pieces, or a scratch file, which is moved (from another file system:
+        copied) and gone afterwards.
 
     Raises
     ------
     OutputError
         Naming the path, the bytes needed by all files, the bytes free, and the remedy.
     """
+    paths = [path for path, _ in files]
+    needed = sum([await in_thread(None, _size, content) for _, content in files])
     try:
-        await in_thread(None, _write_all, files)
-        await in_thread(None, _rename_all, files)
+        await in_thread(None, _write_all, files, needed)
+        await in_thread(None, _rename_all, paths, needed)
     finally:
-        _remove_all(files)
+        _remove_all(paths)
 
 
-def write_atomically(files: Sequence[tuple[Path, Sequence[bytes]]]) -> None:
-    """Do what `publish` does, in the caller's thread."""
-    try:
-        _write_all(files)
-        _rename_all(files)
-    finally:
-        _remove_all(files)
-
-
-def remove_stale(path: Path) -> None:
-    """Remove what writers of `path` left that were killed; call it while nobody in this process writes it."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(?P<host>.*)\.(?P<pid>\d+)\.({_NEW}|{_OLD})")
-    with suppress(OSError):
-        for found in path.parent.iterdir():
-            match = pattern.fullmatch(found.name)
-            if match and _is_abandoned(found, match["host"], int(match["pid"])):
-                _remove(found)
+def remove_stale(paths: Iterable[Path]) -> None:
+    """Remove what writers of `paths` left that were killed; call it while nobody in this process writes them."""
+    names: dict[Path, list[str]] = {}
+    for path in paths:
+        names.setdefault(path.parent, []).append(re.escape(path.name))
+    for folder, known in names.items():
+        pattern = re.compile(rf"\.(?:{'|'.join(known)})\.(?P<host>.*)\.(?P<pid>\d+)\.({_NEW}|{_OLD})")
+        with suppress(OSError):
+            for found in folder.iterdir():
+                match = pattern.fullmatch(found.name)
+                if match and _is_abandoned(found, match["host"], int(match["pid"])):
+                    _remove(found)
 
 
 def output_error(path: Path, error: OSError, needed: int | None = None, *, elsewhere: str = _ELSEWHERE) -> OutputError:
@@ -96,36 +94,43 @@ def _hidden(path: Path, kind: str) -> Path:
     return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.{kind}")
 
 
-def _write_all(files: Sequence[tuple[Path, Sequence[bytes]]]) -> None:
-    for path, pieces in files:
+def _write_all(files: Sequence[tuple[Path, Sequence[bytes] | Path]], needed: int) -> None:
+    for path, content in files:
         try:
-            with _hidden(path, _NEW).open("wb") as file:
-                file.writelines(pieces)
-                file.flush()
-                os.fsync(file.fileno())
+            _write(_hidden(path, _NEW), content)
         except OSError as error:
-            _remove_all(files)  # now: what they took counts as free
-            raise output_error(path, error, _size(files)) from error
+            _remove_all(path for path, _ in files)  # now: what they took counts as free
+            raise output_error(path, error, needed) from error
 
 
-def _rename_all(files: Sequence[tuple[Path, Sequence[bytes]]]) -> None:
+def _write(hidden: Path, content: Sequence[bytes] | Path) -> None:
+    if isinstance(content, Path):
+        shutil.move(content, hidden)
+    else:
+        with hidden.open("wb") as file:
+            file.writelines(content)
+    with hidden.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _rename_all(paths: Sequence[Path], needed: int) -> None:
     """Give temporary files their names; if one cannot have it, bring back what the earlier ones replaced."""
     with ExitStack() as undo:
-        for path, _ in files:
+        for path in paths:
             try:
                 if path.is_dir():  # moving it aside would succeed
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-                if path != files[-1][0]:  # the last one is replaced in one step, and nothing can fail after it
+                if path != paths[-1]:  # the last one is replaced in one step, and nothing can fail after it
                     with suppress(FileNotFoundError):
                         path.replace(_hidden(path, _OLD))
                     undo.callback(_bring_back, path)
                 _hidden(path, _NEW).replace(path)
             except OSError as error:
-                raise output_error(path, error, _size(files)) from error
+                raise output_error(path, error, needed) from error
         undo.pop_all()
-    for path, _ in files:
+    for path in paths:
         _remove(_hidden(path, _OLD))
-    for folder in {path.parent for path, _ in files}:
+    for folder in {path.parent for path in paths}:
         _sync_folder(folder)
 
 
@@ -143,13 +148,13 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _remove_all(files: Sequence[tuple[Path, Sequence[bytes]]]) -> None:
-    for path, _ in files:
+def _remove_all(paths: Iterable[Path]) -> None:
+    for path in paths:
         _remove(_hidden(path, _NEW))
 
 
-def _size(files: Sequence[tuple[Path, Sequence[bytes]]]) -> int:
-    return sum(len(piece) for _, pieces in files for piece in pieces)
+def _size(content: Sequence[bytes] | Path) -> int:
+    return content.stat().st_size if isinstance(content, Path) else sum(map(len, content))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -41,7 +41,8 @@ class BlendMosaic:
     ----------
     grid : of the tiles.
     class_values : values of the classes in the order of the probabilities, ascending: ties go to the lower one.
-    nodata : value of pixels that no tile saw data in, and beyond the image.
+    nodata : value of pixels that no tile saw data in, and beyond the mask.
+    frame : the pixels of the image that the mask shows; None: all. Blocks are laid from its corner.
 
     Raises
     ------
@@ -50,7 +51,13 @@ class BlendMosaic:
     """
 
     def __init__(
-        self, grid: TileGrid, *, class_values: tuple[int, ...], nodata: int, block_size: int = BLOCK_SIZE
+        self,
+        grid: TileGrid,
+        *,
+        class_values: tuple[int, ...],
+        nodata: int,
+        frame: Window | None = None,
+        block_size: int = BLOCK_SIZE,
     ) -> None:
         if largest_sum(grid.tile_size, grid.margin) >= 2**32:
             raise ContractError(
@@ -60,9 +67,9 @@ class BlendMosaic:
         self.block_size = block_size
         self._grid, self._nodata = grid, nodata
         self._values = np.array(class_values, np.uint8)
-        self._image = Window(0, 0, grid.height, grid.width)
+        self._frame = frame or Window(0, 0, grid.height, grid.width)
         self._ramp = ramp(grid.tile_size, grid.margin)
-        self._ledger = TileLedger(grid)
+        self._ledger = TileLedger(tile for tile in grid if self.shows(tile))
         self._pending: PendingBlocks[_Sums] = PendingBlocks()
 
     @property
@@ -74,6 +81,15 @@ class BlendMosaic:
     def pending_bytes(self) -> int:
         """Bytes of blocks begun and not finished."""
         return len(self._pending) * self.block_size**2 * (4 * len(self._values) + 1)
+
+    def shows(self, tile: Tile) -> bool:
+        """Tell whether a tile has a say in a pixel of the mask: exactly those tiles are to be added."""
+        return self.share(tile) is not None
+
+    def share(self, tile: Tile) -> Window | None:
+        """Return the pixels of the image that a tile has a say in; None where there are none."""
+        common = tile.window.intersection(self._frame)
+        return None if common.is_empty else common
 
     def add(
         self, tile: Tile, probabilities: NDArray[np.uint8], nodata_mask: NDArray[np.bool_] | None = None
@@ -97,9 +113,10 @@ class BlendMosaic:
         self, tile: Tile, probabilities: NDArray[np.uint8] | None, nodata_mask: NDArray[np.bool_] | None
     ) -> list[Block]:
         self._ledger.add(tile)
-        seen = tile.window.intersection(self._image)
+        seen = tile.window.intersection(self._frame)
         finished = []
-        for row, col, window in blocks_meeting(seen, self.block_size):
+        for row, col, placed in blocks_meeting(seen.seen_from(self._frame), self.block_size):
+            window = placed.seen_from(Window(-self._frame.row, -self._frame.col, 0, 0))
             sums = self._pending.get((row, col)) or self._begin(row, col, window)
             if probabilities is not None:
                 self._accumulate(sums, tile, window.intersection(seen), window, probabilities, nodata_mask)
@@ -110,7 +127,7 @@ class BlendMosaic:
     def _begin(self, row: int, col: int, window: Window) -> _Sums:
         size = self.block_size
         sums = _Sums(np.zeros((len(self._values), size, size), np.uint32), np.zeros((size, size), np.bool_))
-        inside = window.intersection(self._image)
+        inside = window.intersection(self._frame)
         rows = self._tiles_over(inside.row, inside.row_end, self._grid.rows)
         cols = self._tiles_over(inside.col, inside.col_end, self._grid.cols)
         self._pending.begin((row, col), sums, len(rows) * len(cols))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from kappamask_stream.errors import UsageError
 from kappamask_stream.inference import TritonClient
-from kappamask_stream.pipeline import ServedModel
+from kappamask_stream.resources import ServedModel
 from kappamask_stream.server import ServerEnvironment
 from kappamask_stream.server.lease import lease_local_server
 from kappamask_stream.threads import in_thread

@@ -10,7 +10,7 @@ import numpy as np
 from kappamask_stream.grid import Tile, TileGrid, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -72,22 +72,21 @@ class PendingBlocks(Generic[S]):
 
 
 class TileLedger:
-    """Which tiles of a grid were added; each may be once."""
+    """Which tiles are still to be added; each may be once."""
 
-    def __init__(self, grid: TileGrid) -> None:
-        self._grid = grid
-        self._added: set[int] = set()
+    def __init__(self, tiles: Iterable[Tile]) -> None:
+        self._missing = {tile.index for tile in tiles}
 
     def add(self, tile: Tile) -> None:
-        """Note a tile; a second time is an error of the program."""
-        if tile.index in self._added:
-            raise ValueError(f"tile at row {tile.row}, column {tile.col} was added before")
-        self._added.add(tile.index)
+        """Note a tile; a second time, or one that is no part of the mask, is an error of the program."""
+        if tile.index not in self._missing:
+            raise ValueError(f"tile at row {tile.row}, column {tile.col} was added before, or is no part of the mask")
+        self._missing.remove(tile.index)
 
     @property
     def missing(self) -> int:
         """Number of tiles not yet added."""
-        return len(self._grid) - len(self._added)
+        return len(self._missing)
 
 
 class CropMosaic:
@@ -96,15 +95,18 @@ class CropMosaic:
     Parameters
     ----------
     grid : of the tiles.
-    nodata : value of pixels beyond the image in blocks at its edge.
+    nodata : value of pixels beyond the mask in blocks at its edge.
+    frame : the pixels of the image that the mask shows; None: all. Blocks are laid from its corner.
     block_size : height and width of a block, pixels.
     """
 
-    def __init__(self, grid: TileGrid, *, nodata: int, block_size: int = BLOCK_SIZE) -> None:
+    def __init__(
+        self, grid: TileGrid, *, nodata: int, frame: Window | None = None, block_size: int = BLOCK_SIZE
+    ) -> None:
         self.block_size = block_size
-        self._grid, self._nodata = grid, nodata
-        self._image = Window(0, 0, grid.height, grid.width)
-        self._ledger = TileLedger(grid)
+        self._nodata = nodata
+        self._frame = frame or Window(0, 0, grid.height, grid.width)
+        self._ledger = TileLedger(tile for tile in grid if self.shows(tile))
         self._pending: PendingBlocks[NDArray[np.uint8]] = PendingBlocks()
 
     @property
@@ -117,6 +119,15 @@ class CropMosaic:
         """Bytes of blocks begun and not finished."""
         return len(self._pending) * self.block_size**2
 
+    def shows(self, tile: Tile) -> bool:
+        """Tell whether a tile decides a pixel of the mask: exactly those tiles are to be added."""
+        return self.share(tile) is not None
+
+    def share(self, tile: Tile) -> Window | None:
+        """Return the pixels of the image that a tile decides in the mask; None where there are none."""
+        common = tile.core.intersection(self._frame)
+        return None if common.is_empty else common
+
     def add(self, tile: Tile, labels: NDArray[np.uint8]) -> list[Block]:
         """Put a tile's core in place; `labels` is uint8 ``[tile, tile]``. Returns the blocks that this completes."""
         return self._place(tile, labels[tile.core.relative_to(tile.window)])
@@ -127,15 +138,17 @@ class CropMosaic:
 
     def _place(self, tile: Tile, core: NDArray[np.uint8]) -> list[Block]:
         self._ledger.add(tile)
+        shown = tile.core.intersection(self._frame)
         finished = []
-        for row, col, window in blocks_meeting(tile.core, self.block_size):
+        for row, col, window in blocks_meeting(shown.seen_from(self._frame), self.block_size):
+            block = window.seen_from(Window(-self._frame.row, -self._frame.col, 0, 0))
             pixels = self._pending.get((row, col))
             if pixels is None:
                 pixels = np.full((self.block_size, self.block_size), self._nodata, np.uint8)
-                inside = window.intersection(self._image)
+                inside = block.intersection(self._frame)
                 self._pending.begin((row, col), pixels, inside.height * inside.width)
-            common = window.intersection(tile.core)
-            pixels[common.relative_to(window)] = core[common.relative_to(tile.core)]
+            common = block.intersection(shown)
+            pixels[common.relative_to(block)] = core[common.relative_to(tile.core)]
             if self._pending.contribute((row, col), common.height * common.width) is not None:
                 finished.append(Block(row=row, col=col, pixels=pixels))
         return finished

@@ -1,33 +1,44 @@
-"""Where a mask goes, what it is called, and whether it is already there."""
+"""Where a mask goes, what its files are called, and whether they are already there."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import tempfile
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from rasterio.errors import RasterioError
 
 from kappamask_stream import __version__
-from kappamask_stream.atomic import output_error, remove_stale, write_atomically
-from kappamask_stream.cog import inspect_mask, read_quicklook_pixels
+from kappamask_stream.cog import read_quicklook_pixels
+from kappamask_stream.destinations.types import OutputFile
 from kappamask_stream.errors import OutputError
 from kappamask_stream.names import mask_name
 from kappamask_stream.quicklook import encode_quicklook
+from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kappamask_stream.aoi import AreaOfInterest
     from kappamask_stream.contract import ModelContract
+    from kappamask_stream.destinations import Destination
     from kappamask_stream.product import Product
 
 Radiometry = Literal["corrected", "km_predict"]
 MosaicKind = Literal["crop", "blend"]
+
+#: Media types of what is published (RFC 2046, RFC 9837's ``profile``, OGC 19-008).
+COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
+PNG_TYPE = "image/png"
+TEXT_TYPE = "text/plain"
+JSON_TYPE = "application/json"
+
+#: What follows a mask's stem in the names of all files that can be made with it, but for the mask itself.
+COMPANIONS = ("_quicklook.png", ".png", ".pgw", "_probabilities.tif", "_subtiles.json", ".html", ".json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +51,16 @@ class MaskOptions:
     mosaic : ``crop`` keeps each tile's core; ``blend`` weighs the probabilities of overlapping tiles.
     compression : of the GeoTIFF's blocks.
     overwrite : True replaces a different mask under the same name.
+    dilate : (class name, metres) by which classes are grown over others, in this order.
+    aoi : area of interest; None masks the whole product.
     """
 
     radiometry: Radiometry = "corrected"
     mosaic: MosaicKind = "crop"
     compression: Literal["deflate", "zstd"] = "deflate"
     overwrite: bool = False
+    dilate: tuple[tuple[str, float], ...] = ()
+    aoi: AreaOfInterest | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,20 +69,30 @@ class OutputPlan:
 
     Attributes
     ----------
-    mask, quicklook : paths of the GeoTIFF and the PNG.
+    destination : receives them.
+    stem : their names without extension, ``L2A_T29UNU_20221005T115411_KZ_10m``.
     fingerprint : SHA-256 over everything that decides the mask's pixels.
     tags : provenance for the GeoTIFF's metadata.
+    colours : 8-bit red, green, blue per class value.
     """
 
-    mask: Path
-    quicklook: Path
+    destination: Destination
+    stem: str
     fingerprint: str
-    tags: dict[str, str]
+    tags: Mapping[str, str] = field(repr=False)
+    colours: Mapping[int, tuple[int, ...]] = field(repr=False)
 
     @classmethod
-    def of(cls, product: Product, contract: ModelContract, options: MaskOptions, folder: Path) -> OutputPlan:
-        """Name the files ``folder/<product>/<level>_<tile>_<sensing>_<suffix>_<gsd>m.tif|png``."""
-        stem = mask_name(product, contract.suffix, contract.gsd_m)
+    def of(
+        cls,
+        product: Product,
+        contract: ModelContract,
+        options: MaskOptions,
+        destination: Destination,
+        *,
+        resampled: Sequence[str] = (),
+    ) -> OutputPlan:
+        """Name the files and compute the fingerprint; `resampled` says which bands are not as the model asks."""
         ingredients = {
             "product": product.name,
             "product_metadata_sha256": product.metadata_sha256,
@@ -78,6 +103,13 @@ class OutputPlan:
             "radiometry": options.radiometry,
             "mosaic": options.mosaic,
         }
+        # Only where they are set: the fingerprint of a plain mask stays what it was before there were these.
+        if options.dilate:
+            ingredients["dilate"] = ",".join(f"{name}={metres:g}" for name, metres in options.dilate)
+        if options.aoi is not None:
+            ingredients["aoi"] = options.aoi.identity
+        if resampled:
+            ingredients["resampled"] = "; ".join(resampled)
         fingerprint = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
         tags = {
             **{name.upper(): value for name, value in ingredients.items()},
@@ -86,71 +118,92 @@ class OutputPlan:
             "WEIGHTS_SOURCE": contract.weights_source,
             "TIFFTAG_SOFTWARE": f"kappamask-stream {__version__}",
         }
-        target = folder / product.name
-        return cls(mask=target / f"{stem}.tif", quicklook=target / f"{stem}.png", fingerprint=fingerprint, tags=tags)
+        return cls(
+            destination=destination,
+            stem=mask_name(product, contract.suffix, contract.gsd_m),
+            fingerprint=fingerprint,
+            tags=tags,
+            colours={c.value: c.colour for c in contract.classes},
+        )
 
-    def is_done(self, options: MaskOptions) -> bool:
-        """Tell whether the mask is there already, whole and with this fingerprint; a lost quicklook is drawn again.
+    @property
+    def mask(self) -> str:
+        """Name of the GeoTIFF."""
+        return f"{self.stem}.tif"
 
-        A cut or damaged copy of this very mask is not done, and is replaced without being asked.
+    @property
+    def quicklook(self) -> str:
+        """Name of the picture for people."""
+        return f"{self.stem}_quicklook.png"
+
+    @property
+    def href(self) -> str:
+        """Path or URL of the GeoTIFF."""
+        return self.destination.href(self.mask)
+
+    def mask_file(self, cog: Sequence[bytes]) -> OutputFile:
+        """Return the GeoTIFF as it is to be published."""
+        return OutputFile(name=self.mask, content=cog, media_type=COG_TYPE, metadata={"fingerprint": self.fingerprint})
+
+    def quicklook_file(self, pixels: NDArray[np.uint8]) -> OutputFile:
+        """Draw the quicklook; `pixels` is uint8 ``[height, width]``, class values."""
+        picture = encode_quicklook(pixels, self.colours)
+        return OutputFile(
+            name=self.quicklook, content=[picture], media_type=PNG_TYPE, metadata={"fingerprint": self.fingerprint}
+        )
+
+    async def is_done(self, options: MaskOptions, names: Sequence[str] = ()) -> bool:
+        """Tell whether the mask is there already, whole and with this fingerprint, and so are all files of `names`.
+
+        A lost quicklook is drawn again. A cut or damaged copy of this very mask is not done, and is replaced without
+        being asked.
 
         Raises
         ------
         OutputError
-            If something else has the name and `options.overwrite` is False, or it cannot be looked at.
+            If something else has the mask's name and `options.overwrite` is False, or it cannot be looked at.
         """
-        try:
-            if not self.mask.exists() or self.mask.is_dir():  # `prepare` speaks of a folder
-                return False
-            found = inspect_mask(self.mask)
-        except OSError as error:
-            raise OutputError(f"cannot look for {self.mask}: {error.strerror}") from error
+        found = await self.destination.inspect(self.mask)
+        if found is None:
+            return False
         if found.fingerprint == self.fingerprint:
-            return found.is_whole and self._has_quicklook()
+            return found.is_whole and await self._has_all(names)
         if options.overwrite:
             return False
         what = "no mask of ours, or damaged (no fingerprint)"
         if found.fingerprint is not None:
             what = f"a mask of another origin (fingerprint {found.fingerprint[:12]}…)"
         raise OutputError(
-            f"{self.mask} is {what}; this run would write fingerprint {self.fingerprint[:12]}…: "
+            f"{self.href} is {what}; this run would write fingerprint {self.fingerprint[:12]}…: "
             "give another --output or --overwrite"
         )
 
-    def _has_quicklook(self) -> bool:
-        """Draw the quicklook from the mask's overview where it is gone; False if the mask does not allow it."""
-        if self.quicklook.is_file():
-            return True
-        try:
-            pixels, colours = read_quicklook_pixels(self.mask)
-        except RasterioError:
-            return False
-        write_atomically([(self.quicklook, [encode_quicklook(pixels, colours)])])
-        return True
+    async def publish(self, files: Sequence[OutputFile]) -> None:
+        """Publish all files in the order given.
 
-    def prepare(self) -> None:
-        """Make the product's folder and try it, so that a wrong place is found before any work is done.
-
-        Temporary files of processes that were killed are removed.
+        Where a different mask has the name, what was made with it and is not made anew is removed first: the files of
+        one stem belong to one mask.
 
         Raises
         ------
         OutputError
-            If the folder cannot be made or written to, or a folder has the name of a file.
+            See `Destination.publish`.
         """
-        folder = self.mask.parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # Asking for permissions is not enough: a file system may be read-only, a quota may have ended.
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise output_error(folder, error) from error
-        for path in (self.mask, self.quicklook):
-            if path.is_dir():
-                raise output_error(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
-            remove_stale(path)
+        found = await self.destination.inspect(self.mask)
+        if found is not None and found.fingerprint != self.fingerprint:
+            given = {file.name for file in files}
+            others = [self.stem + companion for companion in COMPANIONS]
+            await self.destination.remove([name for name in others if name not in given])
+        await self.destination.publish(files)
 
-    def discard_folder(self) -> None:
-        """Remove the product's folder where nothing was written to it."""
-        with suppress(OSError):
-            self.mask.parent.rmdir()
+    async def _has_all(self, names: Sequence[str]) -> bool:
+        missing = await self.destination.missing(list(dict.fromkeys([self.quicklook, *names])))
+        if missing != [self.quicklook]:
+            return not missing
+        mask = await self.destination.read(self.mask)
+        try:
+            pixels, _ = await in_thread(None, read_quicklook_pixels, mask)
+        except RasterioError:
+            return False
+        await self.destination.publish([await in_thread(None, self.quicklook_file, pixels)])
+        return True

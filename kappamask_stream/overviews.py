@@ -10,6 +10,8 @@ import numpy as np
 from kappamask_stream.mosaic import Block, PendingBlocks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 
@@ -49,14 +51,45 @@ def decimate(pixels: NDArray[np.uint8], nodata: int) -> NDArray[np.uint8]:
     return np.where(winner == 255, np.uint8(nodata), winner)  # noqa: PLR2004
 
 
+def average(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Halve a block of several bands by the mean of each 2 x 2 pixels; uint8 ``[bands, 2h, 2w]`` to ``[bands, h, w]``.
+
+    A pixel that is 0 in all bands holds no data and does not count; halves are rounded up.
+    """
+    if not pixels.any():
+        return np.zeros((len(pixels), pixels.shape[1] // 2, pixels.shape[2] // 2), np.uint8)
+    four = [pixels[:, row::2, col::2] for row in (0, 1) for col in (0, 1)]
+    total = np.sum(four, axis=0, dtype=np.uint16)
+    count = np.sum([part.any(axis=0) for part in four], axis=0, dtype=np.uint16)
+    divisor = np.maximum(count, 1)
+    mean: NDArray[np.uint8] = ((2 * total + divisor) // (2 * divisor)).astype(np.uint8)
+    return mean
+
+
 class OverviewPyramid:
     """Takes finished blocks of the mask in any order and gives the overview blocks that they complete.
 
     Holds, per level, the blocks whose four children are not all there.
+
+    Parameters
+    ----------
+    height, width : of the image, pixels.
+    nodata : value beyond the image.
+    block_size : height and width of a block, pixels.
+    halve : makes one pixel of four, ``[…, 2h, 2w]`` to ``[…, h, w]``; None: their majority.
     """
 
-    def __init__(self, height: int, width: int, *, nodata: int, block_size: int) -> None:
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        *,
+        nodata: int,
+        block_size: int,
+        halve: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
+    ) -> None:
         self._nodata, self._block_size = nodata, block_size
+        self._halve = halve or (lambda pixels: decimate(pixels, nodata))
         self._sizes = [(height, width), *overview_sizes(height, width, block_size)]
         self._pending: list[PendingBlocks[NDArray[np.uint8]]] = [PendingBlocks() for _ in self._sizes]
 
@@ -77,10 +110,10 @@ class OverviewPyramid:
         key = (child.row // 2, child.col // 2)
         pixels = self._pending[level].get(key)
         if pixels is None:
-            pixels = np.full((size, size), self._nodata, np.uint8)
+            pixels = np.full((*child.pixels.shape[:-2], size, size), self._nodata, np.uint8)
             self._pending[level].begin(key, pixels, self._children(level, *key))
         top, left = (child.row % 2) * half, (child.col % 2) * half
-        pixels[top : top + half, left : left + half] = decimate(child.pixels, self._nodata)
+        pixels[..., top : top + half, left : left + half] = self._halve(child.pixels)
         if self._pending[level].contribute(key, 1) is None:
             return None
         return Block(row=key[0], col=key[1], pixels=pixels)

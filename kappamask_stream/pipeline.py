@@ -11,86 +11,41 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from kappamask_stream.atomic import publish
-from kappamask_stream.blend import BlendMosaic
-from kappamask_stream.budget import ByteBudget
+from kappamask_stream.assembly import Assembly
+from kappamask_stream.bands import choose_files, provenance
 from kappamask_stream.cog import CogSpec, CogStream
-from kappamask_stream.errors import InferenceError, KappaMaskError, ProductError
-from kappamask_stream.grid import TileGrid
-from kappamask_stream.inference import InferResult, InFlightWindow, RetryPolicy, TileRequest, infer_with_retry
-from kappamask_stream.jp2 import DecodePlan, TileStream, bands_of, index_bands
-from kappamask_stream.mosaic import CropMosaic
+from kappamask_stream.errors import KappaMaskError, ProductError
+from kappamask_stream.extras import FinishedMask, MaskJob, TileAnswer
+from kappamask_stream.inference import RetryPolicy, TileRequest, infer_with_retry
+from kappamask_stream.jp2 import IndexCost, TileStream
 from kappamask_stream.nodata import nodata_mask
-from kappamask_stream.output import MaskOptions, OutputPlan
-from kappamask_stream.quicklook import encode_quicklook
+from kappamask_stream.output import OutputPlan
+from kappamask_stream.planning import Layout, plan_decoding, reservation
 from kappamask_stream.radiometry import offset_scale
 from kappamask_stream.result import ProductProgress, ProductResult, StageClock
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from kappamask_stream.contract import ModelContract
-    from kappamask_stream.inference import InferenceClient
+    from kappamask_stream.destinations import Destination, OutputFile
+    from kappamask_stream.extras import Extra
+    from kappamask_stream.inference import InferResult
     from kappamask_stream.jp2 import TilePixels
-    from kappamask_stream.mosaic import Block
+    from kappamask_stream.output import MaskOptions
     from kappamask_stream.product import Product
-    from kappamask_stream.settings import Settings
+    from kappamask_stream.resources import Resources, ServedModel
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServedModel:
-    """A model in use by this process, shared by all products.
-
-    Attributes
-    ----------
-    client : sends one tile once.
-    window : limits requests in flight.
-    credits : limits tiles that are cut and not yet in a mosaic; a few more than the window's maximum.
-    """
-
-    client: InferenceClient
-    window: InFlightWindow
-    credits: asyncio.Semaphore
-
-    @classmethod
-    def of(cls, client: InferenceClient, max_in_flight: int | None = None) -> ServedModel:
-        """Size window and credits from the model's contract."""
-        window = InFlightWindow.for_contract(client.contract, max_in_flight)
-        return cls(client=client, window=window, credits=asyncio.Semaphore(window.maximum + 2))
-
-
-@dataclass(kw_only=True)
-class Resources:
-    """What the products of one process share: threads and the byte budget. Use as a context manager."""
-
-    settings: Settings
-    budget: ByteBudget = field(init=False)
-    decoders: ThreadPoolExecutor = field(init=False)
-    workers: ThreadPoolExecutor = field(init=False)
-
-    def __enter__(self) -> Self:
-        self.budget = ByteBudget(self.settings.memory_budget_bytes)
-        self.decoders = ThreadPoolExecutor(self.settings.decode_threads, "decode")
-        # Mosaic and compression take their own threads, so that an answer never waits behind a decode.
-        self.workers = ThreadPoolExecutor(2, "assemble")
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.decoders.shutdown(cancel_futures=True)
-        self.workers.shutdown(cancel_futures=True)
 
 
 async def mask_product(
@@ -98,10 +53,16 @@ async def mask_product(
     model: ServedModel,
     resources: Resources,
     options: MaskOptions,
-    folder: Path,
+    destination: Destination,
     progress: ProductProgress,
+    *,
+    extras: Sequence[Extra] = (),
 ) -> ProductResult:
     """Mask one product, or skip it where the same mask is there already.
+
+    Parameters
+    ----------
+    extras : what else is made of it; these instances serve this product only.
 
     Raises
     ------
@@ -115,41 +76,58 @@ async def mask_product(
             f"{product.name} is a {product.level} product, the model {contract.name} was trained on "
             f"{contract.level}: choose a model for {product.level}"
         )
-    plan = OutputPlan.of(product, contract, options, folder)
-    if await in_thread(None, plan.is_done, options):
+    layout = Layout.of(product, contract, options)
+    assembly = Assembly(layout, contract, options.dilate)
+    resampled = provenance(choose_files(product, contract, allow_coarser=product.allow_coarser))
+    if resampled:
+        progress.note = f"resampled: {'; '.join(resampled)}"
+    plan = OutputPlan.of(product, contract, options, destination, resampled=resampled)
+    job = MaskJob(
+        product=product,
+        contract=contract,
+        options=options,
+        frame=layout.frame,
+        grid=layout.grid,
+        stem=plan.stem,
+        tags=plan.tags,
+        destination=destination,
+        workers=resources.workers,
+    )
+    names = [plan.quicklook, *(name for extra in extras for name in extra.file_names(job))]
+    if await plan.is_done(options, names):
         progress.state = "skipped"
         return ProductResult(
-            product=product.name, status="skipped", output=plan.mask, quicklook=plan.quicklook,
+            product=product.name, status="skipped", output=plan.href, quicklook=destination.href(plan.quicklook),
             seconds=time.monotonic() - started, model=contract.name, fingerprint=plan.fingerprint,
         )  # fmt: skip
     try:
-        await in_thread(None, plan.prepare)
-        job = _Job(product, model, resources, options, plan, progress, started)
-        return await job.run()
+        await destination.prepare([plan.mask, *names])
+        return await _Run(job, layout, assembly, plan, model, resources, extras, progress, started).run()
     except BaseException:
-        plan.discard_folder()
+        await destination.discard()
         raise
 
 
-class _Job:
+class _Run:
     """One product in work.
 
-    State: the mosaic (guarded by `_mosaic_lock`: one tile at a time), the COG stream, counters and clocks.
+    State: the assembly (guarded by `_assembly_lock`: one tile at a time), the COG stream, counters and clocks.
     """
 
     def __init__(
         self,
-        product: Product,
+        job: MaskJob,
+        layout: Layout,
+        assembly: Assembly,
+        plan: OutputPlan,
         model: ServedModel,
         resources: Resources,
-        options: MaskOptions,
-        plan: OutputPlan,
+        extras: Sequence[Extra],
         progress: ProductProgress,
         started: float,
     ) -> None:
-        self.product, self.model, self.resources, self.options = product, model, resources, options
-        self.plan, self.progress, self.started = plan, progress, started
-        self.contract: ModelContract = model.client.contract
+        self.job, self.layout, self.assembly, self.plan, self.model = job, layout, assembly, plan, model
+        self.resources, self.extras, self.progress, self.started = resources, extras, progress, started
         settings = resources.settings
         self.policy = RetryPolicy(
             attempts=settings.tile_attempts,
@@ -157,89 +135,105 @@ class _Job:
             overload_wait_s=settings.overload_wait_s,
         )
         self.offset, self.scale = offset_scale(
-            self.contract,
-            offsets=product.offsets,
-            quantification=product.quantification,
-            radiometry=options.radiometry,
+            job.contract,
+            offsets=job.product.offsets,
+            quantification=job.product.quantification,
+            radiometry=job.options.radiometry,
         )
-        self.grid = TileGrid.of(self.contract, *mask_size(product, self.contract))
-        self.mosaic = _mosaic(options, self.contract, self.grid)
-        self.clock = StageClock()
-        self.class_counts = np.zeros(256, np.int64)
+        self.probabilities = job.options.mosaic == "blend" or any(extra.needs_probabilities for extra in extras)
+        self.unread = deque(layout.unread)
+        self.clock, self.indexing = StageClock(), IndexCost()
         self.inferred = self.empty = self.retries = 0
         self.last_answer = self.closed = started
-        self._mosaic_lock = asyncio.Lock()
+        self._assembly_lock = asyncio.Lock()
 
     async def run(self) -> ProductResult:
         self.progress.state = "indexing"
         with self.clock.measure("index"):
-            decode_plan = await plan_decoding(self.product, self.contract, self.grid)
+            decode_plan = await plan_decoding(
+                self.job.product,
+                self.job.contract,
+                self.layout.read,
+                partly=self.layout.area is not None,
+                cost=self.indexing,
+            )
         batches_before = await self.model.client.batch_sizes()
-        self.progress.tiles_total = len(self.grid)
+        self.progress.tiles_total = len(self.layout.read)
         self.progress.started = time.monotonic()
         self.progress.state = "streaming"
-        async with CogStream(self._cog_spec(), self.resources.workers) as self.cog:
-            reservation = _reservation(decode_plan, self.resources.settings)
-            stream = TileStream(
-                self.product.source,
-                decode_plan,
-                executor=self.resources.decoders,
-                workers=self.resources.settings.decode_threads,
-                reservation_bytes=reservation,
-                read_ahead=self.resources.settings.read_ahead_tiles,
-            )
-            await self._stream_tiles(stream, reservation)
+        held = reservation(decode_plan, self.resources.settings)
+        self.stream = TileStream(
+            self.job.product.source,
+            decode_plan,
+            executor=self.resources.decoders,
+            workers=self.resources.settings.decode_threads,
+            reservation_bytes=held,
+            read_ahead=self.resources.settings.read_ahead_tiles,
+            on_busy=self.clock.note,
+        )
+        async with AsyncExitStack() as parts:
+            for extra in self.extras:
+                parts.push_async_callback(extra.aclose)
+                await extra.begin(self.job)
+            self.cog = await parts.enter_async_context(CogStream(self._cog_spec(), self.resources.workers))
+            await self._stream_tiles(held)
             self.progress.state = "closing"
             with self.clock.measure("close"):
                 await self._close()
         self.progress.state = "done"
         batches = (await self.model.client.batch_sizes()).since(batches_before)
-        total = self.grid.height * self.grid.width
-        stats = stream.stats
-        for stage, seconds in (("read", stats.read_busy_s), ("decode", stats.decode_busy_s), ("cut", stats.cut_busy_s)):
-            self.clock.add(stage, seconds)
+        stats = self.stream.stats
         return ProductResult(
-            product=self.product.name,
+            product=self.job.product.name,
             status="done",
-            output=self.plan.mask,
-            quicklook=self.plan.quicklook,
+            output=self.plan.href,
+            quicklook=self.job.destination.href(self.plan.quicklook),
             seconds=self.closed - self.started,
-            tiles=len(self.grid),
+            tiles=len(self.layout.read),
             tiles_inferred=self.inferred,
             tiles_empty=self.empty,
             codestream_tiles_decoded=stats.codestream_tiles_decoded,
             codestream_tiles_empty=stats.codestream_tiles_empty,
             codestream_tiles_decoded_twice=stats.codestream_tiles_decoded_twice,
-            bytes_read=stats.bytes_read,
+            requests=self.indexing.requests + stats.requests,
+            bytes_read=self.indexing.bytes_read + stats.bytes_read,
             tail_seconds=self.closed - self.last_answer,
-            classes={c.name: float(self.class_counts[c.value]) / total for c in self.contract.classes},
+            classes=self.assembly.shares(),
             stages=self.clock.seconds,
-            model=self.contract.name,
+            model=self.job.contract.name,
             batch_sizes=batches,
             fingerprint=self.plan.fingerprint,
             retries=self.retries,
         )
 
-    async def _stream_tiles(self, stream: TileStream, reservation_bytes: int) -> None:
+    async def _stream_tiles(self, reservation_bytes: int) -> None:
         """Read all tiles and answer each; returns when the last answer is in the mosaic."""
+        what = self.job.product.name
         try:
             async with asyncio.TaskGroup() as tasks, AsyncExitStack() as ring:
                 # The ring's bytes are given back with the last tile read, not with the last answer: the next
                 # product is read while this one's answers are still coming.
-                await ring.enter_async_context(self.resources.budget.reserve(reservation_bytes, what=self.product.name))
-                async with stream:
-                    async for pixels in stream:
+                await ring.enter_async_context(self.resources.budget.reserve(reservation_bytes, what=what))
+                async with self.stream:
+                    async for pixels in self.stream:
+                        await self._pass_unread(before=pixels.tile.index)
                         await self._dispatch(pixels, tasks)
+                await self._pass_unread()
         except BaseExceptionGroup as group:
             raise _first_cause(group) from None
+
+    async def _pass_unread(self, *, before: int | None = None) -> None:
+        """Add the tiles outside the area of interest that come before a tile: in order, so that few blocks wait."""
+        while self.unread and (before is None or self.unread[0].index < before):
+            await self._add(TileAnswer(tile=self.unread.popleft()))
 
     async def _dispatch(self, pixels: TilePixels, tasks: asyncio.TaskGroup) -> None:
         self.progress.tiles_read += 1
         self.progress.pixels_read += pixels.tile.core.height * pixels.tile.core.width
-        unused = pixels.tile.core.is_empty and self.options.mosaic == "crop"
-        if pixels.is_empty or unused:
+        if pixels.is_empty:
             self.empty += 1
-            await self._add(pixels, None, None)
+            await self._add(TileAnswer(tile=pixels.tile))
+            self.progress.tiles_done += 1
             return
         await self.model.credits.acquire()
         self.progress.tiles_in_flight += 1
@@ -252,72 +246,82 @@ class _Job:
 
     async def _answer(self, pixels: TilePixels) -> None:
         """Send one tile and put its answer into the mosaic; its task holds one of the model's credits."""
-        corrected = self.options.radiometry == "corrected"
-        missing = await self._work(nodata_mask, pixels.tensors, self.contract) if corrected else None
+        corrected = self.job.options.radiometry == "corrected"
+        missing = await self._work(nodata_mask, pixels.tensors, self.job.contract) if corrected else None
         request = TileRequest(
-            name=f"tile at row {pixels.tile.row}, column {pixels.tile.col} of {self.product.name}",
+            name=f"tile at row {pixels.tile.row}, column {pixels.tile.col} of {self.job.product.name}",
             tensors=pixels.tensors,
             offset=self.offset,
             scale=self.scale,
-            probabilities=self.options.mosaic == "blend",
+            probabilities=self.probabilities,
         )
         with self.clock.measure("infer"):
             result = await infer_with_retry(
                 self.model.client, request, window=self.model.window, policy=self.policy, on_retry=self._note
             )
         self.inferred += 1
-        await self._add(pixels, result, missing)
-
-    async def _add(self, pixels: TilePixels, result: InferResult | None, missing: NDArray[np.bool_] | None) -> None:
-        """Put a tile into the mosaic and hand finished blocks to the COG."""
-        self.last_answer = time.monotonic()
-        async with self._mosaic_lock:
-            with self.clock.measure("mosaic"):
-                blocks = await self._work(self._assemble, pixels, result, missing)
-        for block in blocks:
-            await self.cog.add(block)
+        await self._add(self._answer_of(pixels, result, missing))
         self.progress.tiles_done += 1
 
-    def _assemble(
-        self, pixels: TilePixels, result: InferResult | None, missing: NDArray[np.bool_] | None
-    ) -> list[Block]:
-        """Add one tile to the mosaic (in a thread) and count the classes of the blocks it completes."""
-        nodata = self.contract.nodata_class
-        if result is None:
-            blocks = self.mosaic.add_constant(pixels.tile, nodata)
-        elif isinstance(self.mosaic, BlendMosaic):
-            if result.probabilities is None:
-                raise InferenceError(f"{self.contract.name} gave no probabilities: --mosaic blend needs them")
-            blocks = self.mosaic.add(pixels.tile, result.probabilities, missing)
-        else:
-            labels = result.labels if missing is None else np.where(missing, np.uint8(nodata), result.labels)
-            blocks = self.mosaic.add(pixels.tile, labels)
-        size = self.mosaic.block_size
+    def _answer_of(self, pixels: TilePixels, result: InferResult, missing: NDArray[np.bool_] | None) -> TileAnswer:
+        labels = result.labels
+        if missing is not None and missing.any():
+            labels = np.where(missing, np.uint8(self.job.contract.nodata_class), labels)
+        return TileAnswer(
+            tile=pixels.tile,
+            tensors=pixels.tensors,
+            labels=labels,
+            probabilities=result.probabilities,
+            missing=missing,
+        )
+
+    async def _add(self, answer: TileAnswer) -> None:
+        """Put a tile into the mosaic and hand finished blocks to the COG; then the extras see both."""
+        self.last_answer = time.monotonic()
+        async with self._assembly_lock:
+            with self.clock.measure("mosaic"):
+                blocks = await self._work(self.assembly.add, answer)
         for block in blocks:
-            inside = block.pixels[: self.grid.height - block.row * size, : self.grid.width - block.col * size]
-            self.class_counts += np.bincount(inside.ravel(), minlength=256)
-        return blocks
+            await self.cog.add(block)
+        for extra in self.extras:
+            await extra.add_tile(answer)
+            for block in blocks:
+                await extra.add_block(block)
 
     async def _close(self) -> None:
-        """Publish quicklook and mask together, the mask last: under its final name it says that all is there."""
-        mask = await self.cog.finish()
-        colours = {c.value: c.colour for c in self.contract.classes}
-        picture = await self._work(encode_quicklook, self.cog.quicklook_pixels(), colours)
-        await publish([(self.plan.quicklook, [picture]), (self.plan.mask, mask)])
+        """Publish all files together: the mask, which stands for them, comes last but for those that stand for it."""
+        mask = FinishedMask(
+            cog=await self.cog.finish(),
+            quicklook_pixels=self.cog.quicklook_pixels(),
+            classes=self.assembly.shares(),
+            timeline=self.clock.timeline(),
+            tiles=len(self.layout.read),
+            tiles_inferred=self.inferred,
+            tiles_empty=self.empty,
+            bytes_read=self.indexing.bytes_read + self.stream.stats.bytes_read,
+            retries=self.retries,
+        )
+        before: list[OutputFile] = [await self._work(self.plan.quicklook_file, mask.quicklook_pixels)]
+        after: list[OutputFile] = []
+        for extra in self.extras:
+            made = await extra.finish(replace(mask, files=(*before, *after)))
+            (after if extra.stands_for_mask else before).extend(made)
+        await self.plan.publish([*before, self.plan.mask_file(mask.cog), *after])
         self.closed = time.monotonic()
 
     def _cog_spec(self) -> CogSpec:
+        frame, contract = self.layout.frame, self.job.contract
         return CogSpec(
-            height=self.grid.height,
-            width=self.grid.width,
-            ulx=self.product.ulx,
-            uly=self.product.uly,
-            gsd_m=self.contract.gsd_m,
-            epsg=self.product.epsg,
-            nodata=self.contract.nodata_class,
-            classes=self.contract.classes,
+            height=frame.height,
+            width=frame.width,
+            ulx=frame.ulx,
+            uly=frame.uly,
+            gsd_m=frame.gsd_m,
+            epsg=frame.epsg,
+            nodata=contract.nodata_class,
+            classes=contract.classes,
             tags=self.plan.tags,
-            compression=self.options.compression,
+            compression=self.job.options.compression,
         )
 
     async def _work(self, function: Callable[..., T], *args: object) -> T:
@@ -326,58 +330,6 @@ class _Job:
     def _note(self, text: str) -> None:
         self.retries += 1
         self.progress.note = text
-
-
-async def plan_decoding(product: Product, contract: ModelContract, grid: TileGrid) -> DecodePlan:
-    """Index every file of a model's bands and plan what is decoded when.
-
-    Raises
-    ------
-    InputError
-        If a band is missing, damaged, or of another size than the metadata says.
-    """
-    paths = {(b, g.gsd_m): product.band_path(b, g.gsd_m) for g in contract.inputs for b in g.bands}
-    indexes = await index_bands(product.source, list(paths.values()))
-    for (band, gsd_m), path in paths.items():
-        found, said = (indexes[path].height, indexes[path].width), product.sizes.get(gsd_m)
-        if said is not None and found != said:
-            raise ProductError(
-                f"{path} of {product.name} has {found[0]} x {found[1]} pixels, the metadata says "
-                f"{said[0]} x {said[1]} for {gsd_m} m: the file or MTD_TL.xml is wrong ({band})"
-            )
-    bands = bands_of(contract, {key: indexes[path] for key, path in paths.items()}, paths)
-    return DecodePlan.of(bands, grid)
-
-
-def mask_size(product: Product, contract: ModelContract) -> tuple[int, int]:
-    """Return rows and columns of the mask: the product's size at the contract's resolution.
-
-    Raises
-    ------
-    ProductError
-        If the metadata gives no size for it.
-    """
-    if contract.gsd_m not in product.sizes:
-        raise ProductError(
-            f"the metadata of {product.name} gives sizes for {sorted(product.sizes)} m, "
-            f"the model {contract.name} makes masks of {contract.gsd_m} m"
-        )
-    return product.sizes[contract.gsd_m]
-
-
-def _reservation(plan: DecodePlan, settings: Settings) -> int:
-    """Return the bytes that a product's decoded pixels may take: all of them if they fit into its share of the budget.
-
-    What a product needs at least it gets, even beyond its share: then it waits until the others leave that much.
-    """
-    share = settings.memory_budget_bytes // settings.products_at_once
-    return max(plan.required_bytes, min(sum(unit.nbytes for unit in plan.units), share))
-
-
-def _mosaic(options: MaskOptions, contract: ModelContract, grid: TileGrid) -> CropMosaic | BlendMosaic:
-    if options.mosaic == "blend":
-        return BlendMosaic(grid, class_values=contract.probability_classes, nodata=contract.nodata_class)
-    return CropMosaic(grid, nodata=contract.nodata_class)
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -13,6 +13,7 @@ from kappamask_stream.errors import ProductError
 from kappamask_stream.metadata import XML_LIMIT, product_metadata, tile_metadata
 from kappamask_stream.names import ProductName, band_of_file, parse_product_name
 from kappamask_stream.sources import SubSource
+from kappamask_stream.sources.stac_source import StacItemSource
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Product:
     listing : path -> size in bytes, all files that are there.
     metadata_sha256 : of the product-level XML: the product's identity in fingerprints.
     notes : what people should know, e.g. that the directory's name says something else than the metadata.
+    allow_coarser : True lets a model take a band that is there only coarser than it asks, its pixels replicated.
     """
 
     source: Source
@@ -69,6 +71,7 @@ class Product:
     listing: Mapping[str, int] = field(repr=False)
     metadata_sha256: str
     notes: tuple[str, ...] = ()
+    allow_coarser: bool = False
 
     def band_path(self, band: str, gsd_m: int) -> str:
         """Return the path of a band's JPEG 2000 file in `source`.
@@ -103,6 +106,10 @@ async def open_product(source: Source) -> Product:
     ProductError
         If it is no product, or its metadata is incomplete, damaged or contradicts itself.
     """
+    if isinstance(source, StacItemSource):
+        from kappamask_stream.sources.stac_product import open_item_product
+
+        return await open_item_product(source)
     source = await product_source(source)
     listing = await source.files()
     product_xml, granule_xml = _metadata_paths(source.label, listing)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from kappamask_stream.errors import KappaMaskError
     from kappamask_stream.inference.types import BatchSizes
@@ -54,24 +54,50 @@ class ProductProgress:
         return self.pixels_read / 1e6 / max(1e-9, time.monotonic() - self.started)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """When each stage of a product was busy, for a waterfall.
+
+    Attributes
+    ----------
+    spans : per stage, (start, end) in seconds since the product was begun; they overlap where threads do.
+    seconds : from the beginning to now.
+    """
+
+    spans: Mapping[str, Sequence[tuple[float, float]]]
+    seconds: float
+
+
 class StageClock:
-    """Seconds that each stage of a product was busy, over all threads."""
+    """Seconds that each stage of a product was busy, over all threads and tasks, and when; safe from any thread."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self._started = time.perf_counter()
+        self._spans: dict[str, list[tuple[float, float]]] = {}
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Add the duration of the block to a stage."""
+        """Note the duration of the block."""
         started = time.perf_counter()
         try:
             yield
         finally:
-            self.add(stage, time.perf_counter() - started)
+            self.note(stage, started, time.perf_counter())
 
-    def add(self, stage: str, seconds: float) -> None:
-        """Add seconds to a stage."""
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+    def note(self, stage: str, started: float, ended: float) -> None:
+        """Note that a stage was busy between two readings of ``time.perf_counter()``."""
+        # setdefault and append are one step each to other threads.
+        self._spans.setdefault(stage, []).append((started - self._started, ended - self._started))
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds busy per stage."""
+        return {stage: sum(end - start for start, end in spans) for stage, spans in self._spans.items()}
+
+    def timeline(self) -> Timeline:
+        """Return what was noted so far."""
+        spans = {stage: tuple(spans) for stage, spans in self._spans.items()}
+        return Timeline(spans=spans, seconds=time.perf_counter() - self._started)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +108,15 @@ class ProductResult:
     ----------
     product : name, or the path as given where the product could not be opened.
     status : ``done``, ``skipped`` (a valid output of the same fingerprint was there) or ``failed``.
-    output, quicklook : paths of the files, None where failed.
+    output, quicklook : paths or URLs of the files, None where failed.
     error : why it failed.
     seconds : wall time from the opened product and the connected model to the closed file; of a failure, from its
         turn to the failure.
     tiles, tiles_inferred, tiles_empty : of the grid; empty ones hold no data and were not sent.
     codestream_tiles_decoded, codestream_tiles_empty, codestream_tiles_decoded_twice : of the JPEG 2000 files;
         empty ones have the bytes of one already decoded to all zero.
-    bytes_read : from the source.
+    requests : reads of the band files begun; from a store, each is a request.
+    bytes_read : from the band files, their headers included.
     tail_seconds : from the last answer to the closed file.
     classes : share of all pixels per class name.
     stages : seconds busy per stage, summed over threads.
@@ -101,8 +128,8 @@ class ProductResult:
 
     product: str
     status: Literal["done", "skipped", "failed"]
-    output: Path | None = None
-    quicklook: Path | None = None
+    output: str | None = None
+    quicklook: str | None = None
     error: KappaMaskError | None = None
     seconds: float = 0.0
     tiles: int = 0
@@ -111,6 +138,7 @@ class ProductResult:
     codestream_tiles_decoded: int = 0
     codestream_tiles_empty: int = 0
     codestream_tiles_decoded_twice: int = 0
+    requests: int = 0
     bytes_read: int = 0
     tail_seconds: float | None = None
     classes: dict[str, float] = field(default_factory=dict)
@@ -127,8 +155,8 @@ class ProductResult:
         return {
             "product": self.product,
             "status": self.status,
-            "output": str(self.output) if self.output else None,
-            "quicklook": str(self.quicklook) if self.quicklook else None,
+            "output": self.output,
+            "quicklook": self.quicklook,
             "error": str(self.error) if self.error else None,
             "exit_code": self.error.exit_code if self.error else 0,
             "seconds": round(self.seconds, 3),
@@ -138,6 +166,7 @@ class ProductResult:
             "codestream_tiles_decoded": self.codestream_tiles_decoded,
             "codestream_tiles_empty": self.codestream_tiles_empty,
             "codestream_tiles_decoded_twice": self.codestream_tiles_decoded_twice,
+            "requests": self.requests,
             "bytes_read": self.bytes_read,
             "tail_seconds": None if self.tail_seconds is None else round(self.tail_seconds, 3),
             "peak_rss_bytes": peak_rss_bytes(),

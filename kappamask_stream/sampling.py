@@ -10,7 +10,7 @@ import numpy as np
 from kappamask_stream.errors import OutputError, ProductError
 from kappamask_stream.grid import TileGrid
 from kappamask_stream.jp2 import DecodePlan, TileStream
-from kappamask_stream.pipeline import mask_size, plan_decoding
+from kappamask_stream.planning import mask_size, plan_decoding
 from kappamask_stream.radiometry import offset_scale
 
 if TYPE_CHECKING:

@@ -10,12 +10,15 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from kappamask_stream.errors import UsageError
+
+if TYPE_CHECKING:
+    from kappamask_stream.s3 import S3Options
 
 #: Where KappaZeta publishes KappaMask's weights: plain HTTP, one file per level and network, no checksums.
 PUBLISHED_WEIGHTS = "http://kappamask.s3-website.eu-central-1.amazonaws.com/model_weights/2022-09-13/"
@@ -25,6 +28,14 @@ _CONFIG_VARIABLE = "KAPPAMASK_CONFIG"
 
 #: Files and variables know no shell that would turn ``~`` into the home folder.
 UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111 - never raises
+
+
+def _place(given: object) -> object:
+    """Keep a URL as it is; a path would lose one of its slashes."""
+    return given if not isinstance(given, str) or "://" in given else Path(os.path.expanduser(given))  # noqa: PTH111
+
+
+UserPlace = Annotated[str | Path, BeforeValidator(_place)]
 
 
 def _http(url: str) -> str:
@@ -50,9 +61,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
 
-    output: UserPath = Field(
+    output: UserPlace = Field(
         default=Path(),
-        description="Folder that receives one folder per product.",
+        description="Folder, or `s3://` prefix, that receives one folder per product.",
         json_schema_extra={"flag": "--output"},
     )
     triton: str | None = Field(
@@ -91,6 +102,7 @@ class Settings(BaseSettings):
         default=2,
         ge=1,
         description="Products in work at once; the second is read while the first is answered.",
+        json_schema_extra={"flag": "--concurrency"},
     )
     infer_timeout_s: float = Field(default=120.0, gt=0, description="Seconds after which a request counts as lost.")
     server_wait_s: float = Field(
@@ -112,6 +124,52 @@ class Settings(BaseSettings):
         json_schema_extra={"flag": "--env", "default": "in the user's data folder"},
     )
 
+    s3_endpoint: str | None = Field(
+        default=None,
+        description="URL of an S3 store other than Amazon's.",
+        json_schema_extra={"flag": "--s3-endpoint", "default": "AWS, or as `AWS_ENDPOINT_URL` and the profile say"},
+    )
+    s3_region: str | None = Field(
+        default=None,
+        description="Region of the S3 store.",
+        json_schema_extra={"flag": "--s3-region", "default": "as `AWS_REGION` and the profile say"},
+    )
+    s3_profile: str | None = Field(
+        default=None,
+        description="Section of the AWS configuration that credentials come from.",
+        json_schema_extra={"flag": "--s3-profile", "default": "the usual chain of AWS credentials"},
+    )
+    s3_anonymous: bool = Field(
+        default=False,
+        description="Requests to S3 are not signed, no credentials are looked for: for public data.",
+        json_schema_extra={"flag": "--s3-anonymous"},
+    )
+    s3_requester_pays: bool | None = Field(
+        default=None,
+        description="You agree to pay for requests to S3, and for traffic, where the owner wants it.",
+        json_schema_extra={"flag": "--s3-requester-pays", "default": "for Amazon's `sentinel-s2-l1c` only"},
+    )
+    s3_connections: int | None = Field(
+        default=None,
+        ge=1,
+        description="Requests at once to one S3 store. More is quicker on long ways; some stores refuse more.",
+        json_schema_extra={"default": "16; CDSE's quota of 4 there"},
+    )
+    s3_requests_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most requests to one S3 store begun within any minute.",
+        json_schema_extra={"default": "no limit; CDSE's quota of 2000 there"},
+    )
+    s3_read_timeout_s: float = Field(
+        default=30.0, gt=0, description="Seconds without a byte from S3 after which a request is sent again."
+    )
+    s3_wait_s: float = Field(
+        default=120.0,
+        ge=0,
+        description="Seconds for which S3 is tried again while it is overloaded, or without getting further.",
+    )
+
     weights_dir: UserPath | None = Field(
         default=None,
         description="Folder that keeps fetched KappaMask weights, each with a record of its sha256.",
@@ -127,6 +185,28 @@ class Settings(BaseSettings):
     def memory_budget_bytes(self) -> int:
         """The ring buffers' budget in bytes."""
         return self.memory_budget_mb * 1024 * 1024
+
+    @property
+    def s3_options(self) -> S3Options:
+        """How S3 stores are reached.
+
+        Raises
+        ------
+        UsageError
+            If two settings exclude each other, or the endpoint is no URL.
+        """
+        from kappamask_stream.s3 import Patience, S3Options  # imports that only S3 needs
+
+        return S3Options(
+            endpoint_url=self.s3_endpoint,
+            region=self.s3_region,
+            profile=self.s3_profile,
+            anonymous=self.s3_anonymous,
+            requester_pays=self.s3_requester_pays,
+            max_connections=self.s3_connections,
+            requests_per_minute=self.s3_requests_per_minute,
+            patience=Patience(read_s=self.s3_read_timeout_s, wait_s=self.s3_wait_s),
+        )
 
     @classmethod
     def settings_customise_sources(
@@ -182,6 +262,11 @@ def _complaint(name: str, value: object, allowed: str, given: dict[str, object])
 def _shown(name: str) -> dict[str, Any]:
     extra = Settings.model_fields[name].json_schema_extra
     return extra if isinstance(extra, dict) else {}
+
+
+def setting_flag(name: str) -> str | None:
+    """Return the flag that sets a setting, e.g. ``--output``; None where no command has one."""
+    return _shown(name).get("flag")
 
 
 def settings_table() -> str:

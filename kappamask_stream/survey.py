@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream.contract import BandGroup
 from kappamask_stream.grid import TileGrid
-from kappamask_stream.jp2 import BandInput, CodestreamIndex, DecodePlan, TileStream, index_bands
+from kappamask_stream.jp2 import BandInput, DecodePlan, TileStream, index_bands
 from kappamask_stream.product import Product, open_product
 from kappamask_stream.sources import DirectorySource
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from kappamask_stream.bands import BandIndex
     from kappamask_stream.sources import Source
 
 #: KappaMask's tile and stride, per ground sampling distance in metres (FACTS.md section 1).
@@ -31,7 +32,7 @@ class BandSurvey:
     band: str
     gsd_m: int
     file_bytes: int
-    index: CodestreamIndex
+    index: BandIndex
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ class ProductSurvey:
 
 
 async def survey(path: Path) -> ProductSurvey:
-    """Read metadata and headers of all bands, and the pixels of the coarsest one.
+    """Survey a SAFE directory; see `survey_product`.
 
     Raises
     ------
@@ -66,31 +67,41 @@ async def survey(path: Path) -> ProductSurvey:
     """
     source = DirectorySource(path)
     try:
-        product = await open_product(source)
-        present = {key: at for key, at in product.files.items() if at in product.listing}
-        indexes = await index_bands(product.source, list(present.values()))
-        bands = tuple(
-            BandSurvey(band=band, gsd_m=gsd_m, file_bytes=product.listing[at], index=indexes[at])
-            for (band, gsd_m), at in sorted(present.items(), key=lambda item: (item[0][1], item[0][0]))
-        )
-        spectral = [b for b in bands if b.gsd_m in _TILES and b.band != "SCL"]
-        if not spectral:
-            return ProductSurvey(product=product, bands=bands)
-        coarsest = max(spectral, key=lambda b: (b.gsd_m, b.band.startswith("B"), b.band == "B01"))
-        grid = _grid(product, coarsest)
-        finest = {b.band: b for b in reversed(spectral)}
-        ring = DecodePlan.of(_inputs(finest.values(), present), grid).required_bytes
-        seen = DecodePlan.of(_inputs([coarsest], present), grid)
-        return ProductSurvey(
-            product=product,
-            bands=bands,
-            tiles=len(grid),
-            tiles_with_data=await _count_with_data(product.source, seen),
-            data_seen_in=f"{coarsest.band} at {coarsest.gsd_m} m",
-            ring_bytes=ring,
-        )
+        return await survey_product(await open_product(source))
     finally:
         await source.aclose()
+
+
+async def survey_product(product: Product) -> ProductSurvey:
+    """Read the headers of all bands of an open product, and the pixels of the coarsest one.
+
+    Raises
+    ------
+    InputError
+        If one of its band files cannot be read.
+    """
+    present = {key: at for key, at in product.files.items() if at in product.listing}
+    indexes = await index_bands(product.source, list(present.values()))
+    bands = tuple(
+        BandSurvey(band=band, gsd_m=gsd_m, file_bytes=product.listing[at], index=indexes[at])
+        for (band, gsd_m), at in sorted(present.items(), key=lambda item: (item[0][1], item[0][0]))
+    )
+    spectral = [b for b in bands if b.gsd_m in _TILES and b.band != "SCL"]
+    if not spectral:
+        return ProductSurvey(product=product, bands=bands)
+    coarsest = max(spectral, key=lambda b: (b.gsd_m, b.band.startswith("B"), b.band == "B01"))
+    grid = _grid(product, coarsest)
+    finest = {b.band: b for b in reversed(spectral)}
+    ring = DecodePlan.of(_inputs(finest.values(), present), grid).required_bytes
+    seen = DecodePlan.of(_inputs([coarsest], present), grid)
+    return ProductSurvey(
+        product=product,
+        bands=bands,
+        tiles=len(grid),
+        tiles_with_data=await _count_with_data(product.source, seen),
+        data_seen_in=f"{coarsest.band} at {coarsest.gsd_m} m",
+        ring_bytes=ring,
+    )
 
 
 def _grid(product: Product, coarsest: BandSurvey) -> TileGrid:

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import settings
 
 from kappamask_stream.contract import BandGroup, MaskClass, ModelContract
+from tests.integration.s3_servers import aws_environment, moto_store, rclone_store, stores_env
 from tests.integration.session import csmask_address, session_server
 
-__all__ = ["csmask_address", "session_server"]  # fixtures: one real Triton for tests of all stages
+#: Fixtures for tests of all stages: one real Triton, two S3 stores.
+__all__ = ["aws_environment", "csmask_address", "moto_store", "rclone_store", "session_server", "stores_env"]
 
 # No deadlines: two cores are shared with servers that other tests start.
 settings.register_profile("kappamask", deadline=None, max_examples=60)

@@ -17,6 +17,10 @@ EXIT_CODES = (
     "file cannot be written), when all failures are of that kind; 1 when they are mixed or some products succeeded; "
     "130 and 143 on SIGINT and SIGTERM."
 )
+_HELP = """Cloud masks for Sentinel-2 products, streamed through NVIDIA Triton Inference Server.
+
+Example: kappamask-stream run S2A_MSIL2A_….SAFE --model csmask --output masks
+"""
 #: What typer raises for a wrong command line; it is click's or typer's own class, by version.
 _CommandLineError = cast("type[Exception]", typer.BadParameter.__bases__[0])
 
@@ -29,33 +33,40 @@ def _version(value: bool) -> None:
 
 def build_app() -> typer.Typer:
     """Assemble the commands; each imports what it needs when it runs."""
+    from kappamask_stream.cli.config import app as config_app
     from kappamask_stream.cli.demo import demo
     from kappamask_stream.cli.evaluate import evaluate
     from kappamask_stream.cli.info import info
+    from kappamask_stream.cli.km_predict import km_predict
     from kappamask_stream.cli.models import app as models_app
     from kappamask_stream.cli.run import run
     from kappamask_stream.cli.server import app as server_app
     from kappamask_stream.cli.synth import synth
+    from kappamask_stream.cli.teaching_help import TeachingCommand, TeachingGroup
 
     app = typer.Typer(
         name="kappamask-stream",
-        help="Cloud masks for Sentinel-2 products, streamed through NVIDIA Triton Inference Server.",
+        cls=TeachingGroup,
+        help=_HELP,
         epilog=EXIT_CODES,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        rich_markup_mode=None,  # which would swallow the brackets of "[default: …]"
-        context_settings={"help_option_names": ["-h", "--help"]},
+        # Rich's markup would swallow the brackets of "[default: …]", its boxes would leave little room for words.
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.command("run", short_help="Mask products.")(run)
     app.command("info", short_help="Show what a product holds.")(info)
+    app.command("km-predict", short_help="Run a configuration of km_predict.")(km_predict)
     app.command("evaluate", short_help="Compare a mask with labels.")(evaluate)
     app.command("synth", short_help="Make a synthetic product and its truth.")(synth)
     app.command("demo", short_help="Show all of it once.")(demo)
-    app.add_typer(server_app, name="server")
-    app.add_typer(models_app, name="models")
-    for group in (app, server_app, models_app):
+    groups = {"server": server_app, "models": models_app, "config": config_app}
+    for name, group in groups.items():
+        app.add_typer(group, name=name, cls=TeachingGroup, epilog=EXIT_CODES)
+    for group in (app, *groups.values()):
         for command in group.registered_commands:
-            command.epilog = EXIT_CODES
+            command.epilog, command.cls = EXIT_CODES, TeachingCommand
 
     @app.callback()
     def _root(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kappamask_stream.cli.completion import complete_served
 from kappamask_stream.cli.server import Environment
 
 if TYPE_CHECKING:
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 
 
 def check(
-    model: Annotated[str, typer.Argument(help="Name from `models list`, or any model that the server holds.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Name from `models list`, or any model that the server holds.", autocompletion=complete_served
+        ),
+    ],
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -66,8 +72,7 @@ def check(
     --triton is checked and told nothing; with neither --repository nor LABELS only (1) and (3) are looked at. LABELS
     are for another implementation's classes; labels by people are for `evaluate`.
 
-    Example: kappamask-stream models check kappamask_l2a_deeplabv3plus_bf16
-    --product S2A_MSIL2A_20221005T115411_N0400_R023_T29UNU_20221005T164454.SAFE
+    Example: kappamask-stream models check kappamask_l2a_deeplabv3plus_bf16 --product S2A_MSIL2A_….SAFE
     """
     from kappamask_stream.cli.event_loop import run_command
     from kappamask_stream.errors import ServerError, UsageError

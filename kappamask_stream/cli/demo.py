@@ -30,31 +30,27 @@ def demo(
     """
     from kappamask_stream.cli.evaluate import compare
     from kappamask_stream.cli.event_loop import run_command
-    from kappamask_stream.cli.run import mask_and_report
+    from kappamask_stream.cli.masking import Masking, mask_and_report
     from kappamask_stream.cli.synth import draw
     from kappamask_stream.models import ModelChoice
     from kappamask_stream.output import MaskOptions
+    from kappamask_stream.runner import Order
     from kappamask_stream.server import ServerEnvironment
     from kappamask_stream.settings import load_settings
 
     settings = load_settings(output=dest / "masks", server_env=env)
     ServerEnvironment.at(settings.server_env).require()
     made = draw(dest, level=level, size=size, seed=seed, overwrite=True)
-    (result,) = run_command(
-        mask_and_report(
-            [made.product],
-            ModelChoice(model="csmask"),
-            settings,
-            MaskOptions(overwrite=True),
-            keep_server=False,
-            verify=True,
-            as_json=False,
-            verbose=False,
-        )
+    masking = Masking(
+        wheres=[str(made.product)],
+        choice=ModelChoice(model="csmask"),
+        settings=settings,
+        order=Order(options=MaskOptions(overwrite=True), verify_checksums=True),
     )
+    (result,) = run_command(mask_and_report(masking))
     if result.error is not None or result.output is None:
         raise typer.Exit(result.error.exit_code if result.error else 1)
-    typer.echo(_report(result, made.truth, compare(result.output, made.truth, "kappamask")))
+    typer.echo(_report(result, made.truth, compare(Path(result.output), made.truth, "kappamask")))
 
 
 def _report(result: ProductResult, truth: Path, confusion: Confusion) -> str:

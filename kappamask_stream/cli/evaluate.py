@@ -30,8 +30,7 @@ def evaluate(
     The labels are brought to the mask's grid by nearest neighbour. Pixels without a label, or without data in the
     mask, take no part.
 
-    Example: kappamask-stream evaluate L2A_T29UNU_20221005T115411_KZ_10m.tif T29UNU_20221005T115411_SCL_20m.jp2
-    --crosswalk scl
+    Example: kappamask-stream evaluate L2A_T29UNU_20221005T115411_KZ_10m.tif T29UNU_…_SCL_20m.jp2 --crosswalk scl
     """
     confusion = compare(mask, labels, crosswalk)
     typer.echo(json.dumps(confusion.to_json()) if as_json else _table(confusion))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kappamask_stream.cli.completion import complete_published
+
 if TYPE_CHECKING:
     from kappamask_stream.settings import Settings
     from kappamask_stream.weights import PublishedWeights
@@ -23,6 +25,7 @@ def fetch(
             help="Model whose weights to fetch, from `models list` (one file serves all its precisions), or all. The "
             "default is what `run` uses for L2A products when it is told nothing else.",
             metavar="MODEL|all",
+            autocompletion=complete_published,
         ),
     ] = _DEFAULT,
     url: Annotated[

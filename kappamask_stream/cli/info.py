@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kappamask_stream.cli import options as given
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kappamask_stream.settings import Settings
     from kappamask_stream.survey import ProductSurvey
 
 _MB = 1024 * 1024
 
 
 def info(
-    product: Annotated[Path, typer.Argument(help="SAFE directory.", metavar="PRODUCT", readable=False)],
+    product: Annotated[
+        str,
+        typer.Argument(help="As for `run`: a directory, a zip, an URL, or a name with --source.", metavar="PRODUCT"),
+    ],
+    source: given.SourceOption = None,
+    s3_endpoint: given.S3Endpoint = None,
+    s3_region: given.S3Region = None,
+    s3_profile: given.S3Profile = None,
+    s3_anonymous: given.S3Anonymous = None,
+    s3_requester_pays: given.S3RequesterPays = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show what a product holds: level, baseline, offsets, bands and how their JPEG 2000 files are laid out.
@@ -29,10 +40,23 @@ def info(
     Example: kappamask-stream info S2A_MSIL2A_20221005T115411_N0400_R023_T29UNU_20221005T164454.SAFE
     """
     from kappamask_stream.cli.event_loop import run_command
-    from kappamask_stream.survey import survey
+    from kappamask_stream.settings import load_settings
 
-    surveyed = run_command(survey(product))
+    settings = load_settings(
+        s3_endpoint=s3_endpoint, s3_region=s3_region, s3_profile=s3_profile, s3_anonymous=s3_anonymous,
+        s3_requester_pays=s3_requester_pays,
+    )  # fmt: skip
+    surveyed = run_command(_survey(product, source, settings))
     typer.echo(json.dumps(_document(surveyed)) if as_json else _page(surveyed))
+
+
+async def _survey(where: str, source: str | None, settings: Settings) -> ProductSurvey:
+    from kappamask_stream.opening import opened_product
+    from kappamask_stream.s3 import Stores
+    from kappamask_stream.survey import survey_product
+
+    async with Stores(settings.s3_options) as stores, opened_product(where, stores, source=source) as product:
+        return await survey_product(product)
 
 
 def _document(surveyed: ProductSurvey) -> dict[str, Any]:

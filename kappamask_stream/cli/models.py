@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kappamask_stream.cli.check import check
+from kappamask_stream.cli.completion import complete_served
 from kappamask_stream.cli.fetch import fetch
 from kappamask_stream.cli.server import Environment
 
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
     from kappamask_stream.weights import WeightsCache
 
 app = typer.Typer(
-    no_args_is_help=True, help="Networks: which there are, fetching weights, building, checking and removing models."
+    no_args_is_help=True,
+    help="""Networks: which there are, fetching weights, building, checking and removing models.
+
+Example: kappamask-stream models list
+""",
 )
 
 Repository = Annotated[
@@ -75,7 +80,7 @@ app.command("check")(check)
 
 @app.command()
 def build(
-    model: Annotated[str, typer.Argument(help="Name from `models list`.")],
+    model: Annotated[str, typer.Argument(help="Name from `models list`.", autocompletion=complete_served)],
     env: Environment = None,
     repository: Repository = None,
     flavour: Annotated[
@@ -105,7 +110,7 @@ def build(
 
 @app.command()
 def remove(
-    model: Annotated[str, typer.Argument(help="Name of a built model.")],
+    model: Annotated[str, typer.Argument(help="Name of a built model.", autocompletion=complete_served)],
     env: Environment = None,
     repository: Repository = None,
     weights: Annotated[

@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="The Triton server on this machine: install, start, stop, look.")
+from kappamask_stream.cli.completion import complete_served
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="""The Triton server on this machine: install, start, stop, look.
+
+Example: kappamask-stream server install
+""",
+)
 
 _ENV_HELP = "The server's environment. [default: KAPPAMASK_SERVER_ENV, or in the user's data folder]"
 Environment = Annotated[Path | None, typer.Option("--env", envvar="KAPPAMASK_SERVER_ENV", help=_ENV_HELP)]
@@ -34,7 +42,9 @@ def install(env: Environment = None) -> None:
 
 @app.command()
 def start(
-    model: Annotated[str, typer.Option(help="Model to load, e.g. csmask_l2a.")] = "csmask_l2a",
+    model: Annotated[
+        str, typer.Option(help="Model to load, e.g. csmask_l2a.", autocompletion=complete_served)
+    ] = "csmask_l2a",
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="gRPC port on 127.0.0.1. [default: any free one]")
     ] = None,

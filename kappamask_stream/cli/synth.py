@@ -34,8 +34,9 @@ def synth(
     classes: 1 clear, 2 cloud shadow, 3 semi-transparent cloud, 4 cloud, 5 missing. Prints both paths. The same level,
     size and seed always give the same pixels. The tile is called T32ZZZ, which no real product is.
 
-    Example: kappamask-stream synth scenes --seed 7, then kappamask-stream run scenes/S2A_MSIL2A_*.SAFE
-    --model csmask, then kappamask-stream evaluate MASK scenes/*_truth_10m.tif
+    Example: kappamask-stream synth scenes --seed 7
+             kappamask-stream run scenes/S2A_MSIL2A_….SAFE --model csmask
+             kappamask-stream evaluate MASK.tif scenes/S2A_MSIL2A_…_truth_10m.tif
     """
     started = time.monotonic()
     result = draw(dest, level=level, size=size, seed=seed, overwrite=overwrite, show_progress=not as_json)

@@ -1,7 +1,7 @@
 """A Cloud Optimized GeoTIFF's bytes from compressed blocks. Pure.
 
-Layout: header; GDAL's structural metadata; the IFD of the mask, then of its overviews, each with its values; then the
-blocks, smallest overview first, the mask last. Source: TIFF 6.0, OGC 21-026 (COG) and GDAL's
+Layout: header; GDAL's structural metadata; the IFD of the image, then of its overviews, each with its values; then the
+blocks, smallest overview first, the image last. Source: TIFF 6.0, OGC 21-026 (COG) and GDAL's
 validate_cloud_optimized_geotiff.
 """
 
@@ -10,19 +10,22 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 from xml.sax.saxutils import escape, quoteattr
 
 from kappamask_stream.errors import OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from kappamask_stream.contract import MaskClass
 
 Compression = Literal["deflate", "zstd"]
 
 _COMPRESSION_CODES = {"deflate": 8, "zstd": 50000}
+_MIN_IS_BLACK, _PALETTE = 1, 3
+_CONTIGUOUS, _SEPARATE = 1, 2
 _SHORT, _LONG, _ASCII, _DOUBLE = 3, 4, 2, 12
 _FORMATS = {_SHORT: "H", _LONG: "I", _DOUBLE: "d"}
 _LARGEST = 2**32 - 1
@@ -45,7 +48,7 @@ _FIRST_IFD = 8 + len(_GHOST) + len(_GHOST) % 2
 
 @dataclass(frozen=True, kw_only=True)
 class CogSpec:
-    """What a mask's file says about itself.
+    """What a file says about itself.
 
     Attributes
     ----------
@@ -53,10 +56,11 @@ class CogSpec:
     ulx, uly : upper-left corner of the upper-left pixel, metres in the projection.
     gsd_m : size of a pixel, metres.
     epsg : code of the projection.
-    nodata : pixel value without data.
-    classes : values, names and colours.
+    nodata : pixel value without data; None where every value means something.
+    classes : values, names and colours of a mask; empty where pixels are no classes.
     tags : metadata items; ``TIFFTAG_SOFTWARE`` becomes the Software tag.
     compression : of the blocks.
+    bands : a description of each band; bands lie one after the other, each in blocks of its own.
     block_size : height and width of a block, pixels; a multiple of 16.
     """
 
@@ -66,20 +70,26 @@ class CogSpec:
     uly: float
     gsd_m: float
     epsg: int
-    nodata: int
+    nodata: int | None
     classes: tuple[MaskClass, ...]
     tags: Mapping[str, str]
     compression: Compression = "deflate"
+    bands: tuple[str, ...] = ("cloud mask",)
     block_size: int = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """The mask or one overview: size in pixels, and its compressed blocks in raster order."""
+    """The image or one overview: size in pixels, and its compressed blocks in raster order, band after band."""
 
     height: int
     width: int
     blocks: Sequence[bytes]
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Bytes of each block."""
+        return [len(block) for block in self.blocks]
 
 
 @dataclass(frozen=True)
@@ -95,16 +105,25 @@ def assemble(spec: CogSpec, levels: Sequence[Level]) -> list[bytes]:
 
     Parameters
     ----------
-    levels : the mask, then its overviews from fine to coarse.
+    levels : the image, then its overviews from fine to coarse.
 
     Raises
     ------
     OutputError
         If the file would not fit 32-bit offsets.
     """
-    data = [part for level in reversed(levels) for block in level.blocks for part in _framed(block)]
+    return [*head(spec, levels), *data(levels)]
+
+
+def data(levels: Sequence[Level]) -> Iterator[bytes]:
+    """Yield what follows the head: all blocks, smallest overview first."""
+    return (part for level in reversed(levels) for block in level.blocks for part in _framed(block))
+
+
+def head(spec: CogSpec, levels: Sequence[Level]) -> list[bytes]:
+    """Return what stands before the blocks; reads them all, one at a time. Raises as `assemble`."""
     digest = hashlib.sha256()
-    for part in data:
+    for part in data(levels):
         digest.update(part)
     sizes = [_ifd_size(_entries(spec, level, i, 0, digest.hexdigest())) for i, level in enumerate(levels)]
     starts = _starts(levels, _FIRST_IFD + sum(sizes))
@@ -115,7 +134,7 @@ def assemble(spec: CogSpec, levels: Sequence[Level]) -> list[bytes]:
         entries = _entries(spec, level, number, starts[number], digest.hexdigest())
         pieces.append(_ifd(entries, position, following))
         position += sizes[number]
-    return pieces + data
+    return pieces
 
 
 def _starts(levels: Sequence[Level], data_at: int) -> list[int]:
@@ -123,9 +142,9 @@ def _starts(levels: Sequence[Level], data_at: int) -> list[int]:
     starts = []
     for level in reversed(levels):
         starts.append(data_at)
-        data_at += sum(len(block) + 2 * BLOCK_FRAME for block in level.blocks)
+        data_at += sum(level.sizes) + 2 * BLOCK_FRAME * len(level.sizes)
     if data_at > _LARGEST:
-        raise OutputError(f"the mask would have {data_at} bytes, a GeoTIFF of this kind holds {_LARGEST}")
+        raise OutputError(f"the file would have {data_at} bytes, a GeoTIFF of this kind holds {_LARGEST}")
     return starts[::-1]
 
 
@@ -135,31 +154,36 @@ def _framed(block: bytes) -> tuple[bytes, bytes, bytes]:
 
 def _offsets_of(level: Level, start: int) -> list[int]:
     offsets = []
-    for block in level.blocks:
+    for size in level.sizes:
         offsets.append(start + BLOCK_FRAME)
-        start += len(block) + 2 * BLOCK_FRAME
+        start += size + 2 * BLOCK_FRAME
     return offsets
 
 
 def _entries(spec: CogSpec, level: Level, number: int, start: int, digest: str) -> list[_Entry]:
     """Return the tags of one IFD, ascending; georeference and metadata stand in the first only."""
+    bands = len(spec.bands)
     entries = [
         _numbers(254, _LONG, [0 if number == 0 else 1]),
         _numbers(256, _LONG, [level.width]),
         _numbers(257, _LONG, [level.height]),
-        _numbers(258, _SHORT, [8]),
+        _numbers(258, _SHORT, [8] * bands),
         _numbers(259, _SHORT, [_COMPRESSION_CODES[spec.compression]]),
-        _numbers(262, _SHORT, [3]),
-        _numbers(277, _SHORT, [1]),
-        _numbers(284, _SHORT, [1]),
-        _numbers(320, _SHORT, _colour_map(spec.classes)),
+        _numbers(262, _SHORT, [_PALETTE if spec.classes else _MIN_IS_BLACK]),
+        _numbers(277, _SHORT, [bands]),
+        _numbers(284, _SHORT, [_CONTIGUOUS if bands == 1 else _SEPARATE]),
         _numbers(322, _LONG, [spec.block_size]),
         _numbers(323, _LONG, [spec.block_size]),
         _numbers(324, _LONG, _offsets_of(level, start)),
-        _numbers(325, _LONG, [len(block) for block in level.blocks]),
-        _numbers(339, _SHORT, [1]),
-        _text(42113, str(spec.nodata)),
+        _numbers(325, _LONG, level.sizes),
+        _numbers(339, _SHORT, [1] * bands),
     ]
+    if spec.classes:
+        entries.append(_numbers(320, _SHORT, _colour_map(spec.classes)))
+    if bands > 1:
+        entries.append(_numbers(338, _SHORT, [0] * (bands - 1)))  # beyond grey: of no meaning that TIFF knows
+    if spec.nodata is not None:
+        entries.append(_text(42113, str(spec.nodata)))
     if number == 0:
         entries += [
             _numbers(33550, _DOUBLE, [spec.gsd_m, spec.gsd_m, 0.0]),
@@ -179,7 +203,10 @@ def _gdal_metadata(spec: CogSpec, digest: str) -> str:
     items[DIGEST_TAG] = digest
     # Escaped twice: GDAL unescapes what its XML parser gives it once more.
     lines = [f"<Item name={quoteattr(name)}>{escape(escape(value))}</Item>" for name, value in sorted(items.items())]
-    lines.append('<Item name="DESCRIPTION" sample="0" role="description">cloud mask</Item>')
+    lines += [
+        f'<Item name="DESCRIPTION" sample="{number}" role="description">{escape(escape(band))}</Item>'
+        for number, band in enumerate(spec.bands)
+    ]
     return "<GDALMetadata>" + "".join(lines) + "</GDALMetadata>"
 
 

@@ -2,9 +2,11 @@
 
 from kappamask_stream.jp2.codestream import CodestreamIndex, CodestreamTile, index_steps
 from kappamask_stream.jp2.decode import ImagecodecsDecoder, RasterioDecoder, TileDecoder
-from kappamask_stream.jp2.indexing import index_bands
-from kappamask_stream.jp2.plan import BandInput, DecodePlan, bands_of
-from kappamask_stream.jp2.stream import ReadStats, TilePixels, TileStream
+from kappamask_stream.jp2.geometry import TileGeometry
+from kappamask_stream.jp2.indexing import IndexCost, index_bands
+from kappamask_stream.jp2.plan import BandInput, DecodePlan, bands_of, wanted_tiles
+from kappamask_stream.jp2.reading import ReadStats
+from kappamask_stream.jp2.stream import TilePixels, TileStream
 
 __all__ = [
     "BandInput",
@@ -12,12 +14,15 @@ __all__ = [
     "CodestreamTile",
     "DecodePlan",
     "ImagecodecsDecoder",
+    "IndexCost",
     "RasterioDecoder",
     "ReadStats",
     "TileDecoder",
+    "TileGeometry",
     "TilePixels",
     "TileStream",
     "bands_of",
     "index_bands",
     "index_steps",
+    "wanted_tiles",
 ]

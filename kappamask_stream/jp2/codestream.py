@@ -10,7 +10,9 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kappamask_stream.bands.types import BandTile
 from kappamask_stream.grid import Window
+from kappamask_stream.jp2.geometry import TileGeometry
 from kappamask_stream.jp2.markers import (
     DECISIVE,
     IDLE,
@@ -25,10 +27,16 @@ from kappamask_stream.jp2.markers import (
     parse_siz,
     segments_of,
 )
+from kappamask_stream.jp2.standalone import standalone_codestream, tile_identity
 from kappamask_stream.jp2.tile_parts import ByteRange, parts_from_tlm, walk_tile_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator, Iterable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kappamask_stream.jp2.decode import TileDecoder
 
 _JP2_SIGNATURE = bytes.fromhex("0000000c6a5020200d0a870a")
 _FIRST_READ = 4096
@@ -36,20 +44,8 @@ _LARGEST_HEADER = 4 * 1024 * 1024
 _MOST_BOXES = 1000
 
 
-@dataclass(frozen=True, kw_only=True)
-class CodestreamTile:
-    """One codestream tile: its pixels and its tile-parts.
-
-    Attributes
-    ----------
-    index : number of the tile in raster order (Isot).
-    window : pixels in the image; the last tiles of a row or column are cut at the image's edge.
-    parts : (offset in the file, length) of every tile-part, SOT marker included, in file order.
-    """
-
-    index: int
-    window: Window
-    parts: tuple[ByteRange, ...]
+#: Its `parts` are tile-parts; empty where the tile was not looked for (`index_steps` with `wanted`).
+CodestreamTile = BandTile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,16 +79,36 @@ class CodestreamIndex:
     plain_reason: str | None
     layout: str
 
+    def decode_tile(self, tile: CodestreamTile, parts: list[bytes], decoder: TileDecoder, /) -> NDArray[np.uint16]:
+        """See `BandIndex.decode_tile`."""
+        return decoder.decode(
+            standalone_codestream(self, tile, parts),
+            height=tile.window.height,
+            width=tile.window.width,
+            name=f"codestream tile {tile.index} of {self.name}" if self.plain_reason is None else self.name,
+        )
 
-def index_steps(name: str, size: int) -> Generator[ByteRange, bytes, CodestreamIndex]:
+    def identity(self, tile: CodestreamTile, parts: list[bytes], /) -> bytes:
+        """See `BandIndex.identity`."""
+        return tile_identity(tile, parts)
+
+
+def index_steps(
+    name: str, size: int, wanted: Callable[[TileGeometry], Iterable[int]] | None = None
+) -> Generator[ByteRange, bytes, CodestreamIndex]:
     """Index a file of `size` bytes; yields (offset, length) to be read and is sent those bytes.
+
+    Parameters
+    ----------
+    wanted : says which codestream tiles are to be found, once the image's geometry is known. The file is then read
+        no further than to the last of them. None: all, and the file is checked to its end.
 
     Raises
     ------
     CodestreamError
         If the file is truncated, contradicts itself, or is nothing that Sentinel-2 bands are stored as.
     """
-    steps = _steps(name, size)
+    steps = _steps(name, size, wanted)
     try:
         offset, length = next(steps)
         while True:
@@ -105,7 +121,9 @@ def index_steps(name: str, size: int) -> Generator[ByteRange, bytes, CodestreamI
         return index
 
 
-def _steps(name: str, size: int) -> Generator[ByteRange, bytes, CodestreamIndex]:
+def _steps(
+    name: str, size: int, wanted: Callable[[TileGeometry], Iterable[int]] | None
+) -> Generator[ByteRange, bytes, CodestreamIndex]:
     start, end = yield from _find_codestream(name, size)
     header, first_sot = yield from _main_header(name, start, end)
     segments = segments_of(name, header)
@@ -119,10 +137,11 @@ def _steps(name: str, size: int) -> Generator[ByteRange, bytes, CodestreamIndex]
     if reason is None and Marker.TLM in segments:
         parts = yield from parts_from_tlm(segments[Marker.TLM], first_sot, end, count)
     if parts is None:
-        # Also where the plain decoder takes over: it would fill what is missing with something.
-        parts, is_open = yield from walk_tile_parts(name, first_sot, end, count)
+        # To the end where the plain decoder takes over: it would fill what is missing with something.
+        needed = None if wanted is None or reason is not None else frozenset(wanted(_geometry(siz)))
+        parts, is_open = yield from walk_tile_parts(name, first_sot, end, count, needed)
         reason = reason or ("a tile-part of unknown length (Psot = 0)" if is_open else None)
-    tiles = [CodestreamTile(index=i, window=siz.window(i), parts=tuple(parts[i])) for i in sorted(parts)]
+    tiles = [CodestreamTile(index=i, window=siz.window(i), parts=tuple(parts.get(i, ()))) for i in range(count)]
     if reason is not None:
         tiles = [CodestreamTile(index=0, window=Window(0, 0, height, width), parts=((start, end - start),))]
         decode_bytes += check_pixels(name, height, width)
@@ -139,6 +158,18 @@ def _steps(name: str, size: int) -> Generator[ByteRange, bytes, CodestreamIndex]
         decode_bytes=decode_bytes,
         plain_reason=reason,
         layout=_layout(siz, codings[0], has_tlm=Marker.TLM in segments, reason=reason),
+    )
+
+
+def _geometry(siz: Siz) -> TileGeometry:
+    first = siz.window(0)
+    return TileGeometry(
+        height=siz.y1 - siz.y0,
+        width=siz.x1 - siz.x0,
+        tile_height=siz.tile_h,
+        tile_width=siz.tile_w,
+        first_height=first.height,
+        first_width=first.width,
     )
 
 

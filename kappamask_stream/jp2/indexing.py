@@ -3,22 +3,54 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from kappamask_stream.bands.cog import index_cog_steps
 from kappamask_stream.jp2.codestream import index_steps
+from kappamask_stream.jp2.read_ahead import ReadAhead
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from kappamask_stream.jp2.codestream import CodestreamIndex
+    from kappamask_stream.bands.types import BandIndex
+    from kappamask_stream.jp2.geometry import TileGeometry
     from kappamask_stream.sources import Source
 
-#: Files indexed at once: each waits for many small reads.
-_INDEXED_AT_ONCE = 8
+#: Files indexed at once: each waits for many small reads, from afar mostly for answers.
+_AT_ONCE_NEARBY, _AT_ONCE_FROM_AFAR = 8, 16
 
 
-async def index_bands(source: Source, paths: Iterable[str]) -> dict[str, CodestreamIndex]:
+@dataclass(kw_only=True)
+class IndexCost:
+    """What indexing has cost so far.
+
+    Attributes
+    ----------
+    requests : reads of the source.
+    bytes_read : that they brought, those read ahead included.
+    """
+
+    requests: int = 0
+    bytes_read: int = 0
+
+
+async def index_bands(
+    source: Source,
+    paths: Iterable[str],
+    *,
+    wanted: Callable[[str, TileGeometry], Iterable[int]] | None = None,
+    cost: IndexCost | None = None,
+) -> dict[str, BandIndex]:
     """Index files of a product, several at once.
+
+    Parameters
+    ----------
+    wanted : for an area of interest: called with a path and its image's geometry, returns the positions of the
+        codestream tiles that are to be found; of the others `CodestreamTile.parts` may be empty. None: all tiles,
+        and the file is checked to its end.
+    cost : counts are added here.
 
     Raises
     ------
@@ -26,19 +58,12 @@ async def index_bands(source: Source, paths: Iterable[str]) -> dict[str, Codestr
         Of the first file that cannot be indexed.
     """
     sizes = await source.files()
-    limit = asyncio.Semaphore(_INDEXED_AT_ONCE)
+    limit = asyncio.Semaphore(_AT_ONCE_FROM_AFAR if source.coalesce_bytes else _AT_ONCE_NEARBY)
+    counted = cost or IndexCost()
 
-    async def one(path: str) -> CodestreamIndex:
+    async def one(path: str) -> BandIndex:
         async with limit:
-            # The name that people know is the file's, not its path inside the product.
-            steps = index_steps(path.rsplit("/", 1)[-1], sizes.get(path, 0))
-            try:
-                wanted = next(steps)
-                while True:
-                    wanted = steps.send(await source.read(path, *wanted))
-            except StopIteration as finished:
-                index: CodestreamIndex = finished.value
-                return index
+            return await _index(source, path, sizes.get(path, 0), wanted and partial(wanted, path), counted)
 
     unique = list(dict.fromkeys(paths))
     tasks = [asyncio.create_task(one(path)) for path in unique]
@@ -48,3 +73,28 @@ async def index_bands(source: Source, paths: Iterable[str]) -> dict[str, Codestr
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _index(
+    source: Source, path: str, size: int, wanted: Callable[[TileGeometry], Iterable[int]] | None, cost: IndexCost
+) -> BandIndex:
+    # The name that people know is the file's, not its path inside the product.
+    name = path.rsplit("/", 1)[-1]
+    # A TIFF's directory has all blocks: there is nothing to look for further on.
+    is_tiff = name.lower().endswith((".tif", ".tiff"))
+    steps = index_cog_steps(name, size) if is_tiff else index_steps(name, size, wanted)
+    ahead = ReadAhead(size) if source.coalesce_bytes else None
+    try:
+        asked = next(steps)
+        while True:
+            fetched = ahead.fetch(*asked) if ahead else asked
+            if fetched is not None:
+                data = await source.read(path, *fetched)
+                cost.requests += 1
+                cost.bytes_read += len(data)
+                if ahead:
+                    ahead.keep(fetched[0], data)
+            asked = steps.send(ahead.take(*asked) if ahead else data)
+    except StopIteration as finished:
+        index: BandIndex = finished.value
+        return index

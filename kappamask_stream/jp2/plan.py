@@ -9,14 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kappamask_stream.errors import ProductError
+from kappamask_stream.errors import InternalError, ProductError
 from kappamask_stream.grid import Tile, Window, source_window
+from kappamask_stream.jp2.geometry import TileGeometry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+    from kappamask_stream.bands.types import BandIndex, BandTile
     from kappamask_stream.contract import BandGroup, ModelContract
-    from kappamask_stream.jp2.codestream import CodestreamIndex, CodestreamTile
 
 _BYTES_PER_PIXEL = 2
 #: What a decoder takes for a tile of ESA's layouts, a few MB a thread, is not counted against the ring.
@@ -36,7 +37,7 @@ class BandInput:
     """
 
     path: str
-    index: CodestreamIndex
+    index: BandIndex
     group: BandGroup
     channel: int
 
@@ -54,7 +55,7 @@ class Unit:
     """
 
     band: int
-    tile: CodestreamTile
+    tile: BandTile
     uses: int
     work_bytes: int
 
@@ -99,6 +100,8 @@ class DecodePlan:
             needed = []
             for number, band in enumerate(bands):
                 for position in covering(band.index, source_window(tile, band.group)):
+                    if band.index.tiles[position].is_zero:
+                        continue  # nothing to read: tensors are 0 where no unit is cut into them
                     unit = order.setdefault((number, position), len(order))
                     if unit == len(uses):
                         uses.append(0)
@@ -111,15 +114,17 @@ class DecodePlan:
         )
 
 
-def _unit(band: int, index: CodestreamIndex, position: int, uses: int) -> Unit:
+def _unit(band: int, index: BandIndex, position: int, uses: int) -> Unit:
     tile = index.tiles[position]
+    if not tile.parts:
+        raise InternalError(f"{index.name}: codestream tile {tile.index} is needed, it was indexed without it")
     # The tile-parts, and the stand-alone codestream that they are copied into.
     work = index.decode_bytes + 2 * sum(length for _, length in tile.parts)
     return Unit(band, tile, uses, work if work > _SMALL_WORK_BYTES else 0)
 
 
 def bands_of(
-    contract: ModelContract, indexes: Mapping[tuple[str, int], CodestreamIndex], paths: Mapping[tuple[str, int], str]
+    contract: ModelContract, indexes: Mapping[tuple[str, int], BandIndex], paths: Mapping[tuple[str, int], str]
 ) -> tuple[BandInput, ...]:
     """Pair a contract's bands with their files; keys are (band, ground sampling distance in metres)."""
     return tuple(
@@ -129,30 +134,42 @@ def bands_of(
     )
 
 
-def covering(index: CodestreamIndex, window: Window) -> list[int]:
+def wanted_tiles(
+    inputs: Iterable[tuple[str, BandGroup]], tiles: Iterable[Tile]
+) -> Callable[[str, TileGeometry], set[int]]:
+    """Return what `index_bands` asks for: the codestream tiles of a file that these tiles of the grid are cut from.
+
+    Parameters
+    ----------
+    inputs : path and group of each band; a file may serve several groups.
+    """
+    tiles = tuple(tiles)
+    groups: dict[str, list[BandGroup]] = {}
+    for path, group in inputs:
+        groups.setdefault(path, []).append(group)
+
+    def wanted(path: str, geometry: TileGeometry) -> set[int]:
+        windows = {source_window(tile, group) for group in groups[path] for tile in tiles}
+        return {position for window in windows for position in geometry.covering(window)}
+
+    return wanted
+
+
+def covering(index: BandIndex, window: Window) -> list[int]:
     """Return positions in ``index.tiles`` of the codestream tiles that a window meets, in raster order."""
-    inside = window.intersection(Window(0, 0, index.height, index.width))
-    if inside.is_empty:
-        return []
-    if len(index.tiles) == 1:
-        return [0]
     first = index.tiles[0].window
-    across = -(-(index.width - first.width) // index.tile_width) + 1
-    rows = _span(inside.row, inside.row_end, first.height, index.tile_height)
-    cols = _span(inside.col, inside.col_end, first.width, index.tile_width)
-    positions = [row * across + col for row in rows for col in cols]
-    if positions[-1] >= len(index.tiles):
+    geometry = TileGeometry(
+        height=index.height,
+        width=index.width,
+        tile_height=index.tile_height,
+        tile_width=index.tile_width,
+        first_height=first.height,
+        first_width=first.width,
+    )
+    positions = geometry.covering(window)
+    if positions and positions[-1] >= len(index.tiles):
         raise ProductError(f"{index.name}: tile {positions[-1]} is needed, the file has {len(index.tiles)}")
     return positions
-
-
-def _span(start: int, end: int, first: int, size: int) -> range:
-    """Return rows (or columns) of codestream tiles that pixels [start, end) meet; the first may be smaller."""
-
-    def at(pixel: int) -> int:
-        return 0 if pixel < first else 1 + (pixel - first) // size
-
-    return range(at(start), at(end - 1) + 1)
 
 
 def _just_in_time_peak(units: tuple[Unit, ...], needs: list[tuple[int, ...]]) -> int:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from kappamask_stream.grid import Tile, source_window
 from kappamask_stream.jp2.decode import ImagecodecsDecoder, TileDecoder
-from kappamask_stream.jp2.standalone import standalone_codestream, tile_identity
+from kappamask_stream.jp2.reading import ReadStats, unit_reader
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from concurrent.futures import Executor, Future
 
     from numpy.typing import NDArray
@@ -40,38 +40,6 @@ class TilePixels:
     is_empty: bool
 
 
-@dataclass(kw_only=True)
-class ReadStats:
-    """What reading a product has cost so far.
-
-    Attributes
-    ----------
-    decodes : per unit, how often it was decoded.
-    codestream_tiles_empty : units that were not decoded: their bytes are those of one that decoded to all zero.
-    bytes_read : from the source.
-    peak_held_bytes : most bytes of decoded units, and of decoders at work on large ones, held at once.
-    read_busy_s, decode_busy_s, cut_busy_s : seconds, summed over tasks and threads.
-    """
-
-    decodes: dict[int, int] = field(default_factory=dict)
-    codestream_tiles_empty: int = 0
-    bytes_read: int = 0
-    peak_held_bytes: int = 0
-    read_busy_s: float = 0.0
-    decode_busy_s: float = 0.0
-    cut_busy_s: float = 0.0
-
-    @property
-    def codestream_tiles_decoded(self) -> int:
-        """Units decoded at least once."""
-        return len(self.decodes)
-
-    @property
-    def codestream_tiles_decoded_twice(self) -> int:
-        """Decodings beyond the first of each unit."""
-        return sum(times - 1 for times in self.decodes.values())
-
-
 class TileStream:
     """Async iterator of `TilePixels` in the plan's order. Use as an async context manager.
 
@@ -81,6 +49,10 @@ class TileStream:
     executor : threads that decode; `workers` says how many it has.
     reservation_bytes : most bytes of decoded units held at once; at least ``plan.required_bytes`` (the default).
     read_ahead : units whose compressed bytes are read before a decoder is free.
+    compressed_bytes : limit of the compressed bytes on their way or not yet decoded, for a source whose reads are
+        best joined (`RunReader`). Default: ``source.coalesce_bytes`` for each band. Of other sources `read_ahead` and
+        the decoders at work are the limit.
+    on_busy : see `ReadStats`.
 
     State: per unit a future of its pixels (None: all zero) and the uses left; bytes held by units begun and not
     yet dropped; per band the bytes that are known to decode to zero. One consumer at a time.
@@ -95,10 +67,13 @@ class TileStream:
         workers: int,
         reservation_bytes: int | None = None,
         read_ahead: int = 8,
+        compressed_bytes: int | None = None,
         decoder: TileDecoder | None = None,
+        on_busy: Callable[[str, float, float], None] | None = None,
     ) -> None:
-        self.stats = ReadStats()
-        self._source, self._plan, self._executor = source, plan, executor
+        self.stats = ReadStats() if on_busy is None else ReadStats(on_busy=on_busy)
+        self._plan, self._executor = plan, executor
+        self._reader = unit_reader(source, plan, self.stats, compressed_bytes)
         self._reservation = max(plan.required_bytes, reservation_bytes or 0)
         self._decoder = decoder or ImagecodecsDecoder()
         self._begun = asyncio.Semaphore(workers + read_ahead)
@@ -108,7 +83,7 @@ class TileStream:
         self._zero: dict[int, set[bytes]] = {}
         self._pixels: list[asyncio.Future[NDArray[np.uint16] | None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._decoding: set[Future[tuple[NDArray[np.uint16] | None, float]]] = set()
+        self._decoding: set[Future[NDArray[np.uint16] | None]] = set()
         self._next = 0
 
     def __repr__(self) -> str:
@@ -125,6 +100,7 @@ class TileStream:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._pixels = [loop.create_future() for _ in self._plan.units]
+        self._reader.start(self._spawn)
         self._spawn(self._schedule())
         return self
 
@@ -145,6 +121,7 @@ class TileStream:
             if work.done() and not work.cancelled():
                 work.exception()  # mark as seen: the consumer has its error already, or has left
         self._pixels = []
+        self._reader.close()
         self._decoding.clear()
         self._held = 0
         if cancelled is not None:
@@ -194,7 +171,7 @@ class TileStream:
     async def _produce(self, number: int) -> None:
         """Read and decode one unit and resolve its future."""
         try:
-            pixels = await self._decoded(number, await self._read(number))
+            pixels = await self._decoded(number, await self._reader.read(number))
         except Exception as error:  # noqa: BLE001 - it is raised where the pixels are awaited
             self._pixels[number].set_exception(error)
         else:
@@ -202,55 +179,36 @@ class TileStream:
             self._give_back(unit.work_bytes + (unit.nbytes if pixels is None else 0))
             self._pixels[number].set_result(pixels)
         finally:
+            self._reader.drop(number)
             self._begun.release()
-
-    async def _read(self, number: int) -> list[bytes]:
-        """Read a unit's tile-parts; parts that follow each other are one read."""
-        started = time.perf_counter()
-        unit = self._plan.units[number]
-        path, parts = self._plan.bands[unit.band].path, unit.tile.parts
-        first, end = parts[0][0], parts[-1][0] + parts[-1][1]
-        if end - first == sum(length for _, length in parts):
-            whole = await self._source.read(path, first, end - first)
-            data = [whole] if len(parts) == 1 else [whole[o - first : o - first + n] for o, n in parts]
-        else:
-            data = [await self._source.read(path, offset, length) for offset, length in parts]
-        self.stats.bytes_read += sum(map(len, data))
-        self.stats.read_busy_s += time.perf_counter() - started
-        return data
 
     async def _decoded(self, number: int, parts: list[bytes]) -> NDArray[np.uint16] | None:
         """Decode in a thread, unless the bytes are known to be all zero."""
         unit = self._plan.units[number]
         known = self._zero.setdefault(unit.band, set())
-        if known and sum(map(len, parts)) <= max(map(len, known)) and tile_identity(unit.tile, parts) in known:
+        index = self._plan.bands[unit.band].index
+        if known and sum(map(len, parts)) <= max(map(len, known)) and index.identity(unit.tile, parts) in known:
             self.stats.codestream_tiles_empty += 1
             return None
         decoding = self._executor.submit(self._decode, number, parts)
         self._decoding.add(decoding)
         try:
-            pixels, seconds = await asyncio.wrap_future(decoding)
+            pixels = await asyncio.wrap_future(decoding)
         finally:
             if decoding.done():
                 self._decoding.discard(decoding)
-        self.stats.decode_busy_s += seconds
         self.stats.decodes[number] = self.stats.decodes.get(number, 0) + 1
         if pixels is None:
-            known.add(tile_identity(unit.tile, parts))
+            known.add(index.identity(unit.tile, parts))
         return pixels
 
-    def _decode(self, number: int, parts: list[bytes]) -> tuple[NDArray[np.uint16] | None, float]:
-        """Decode a unit (in a thread); returns its pixels, None where all is zero, and the seconds it took."""
+    def _decode(self, number: int, parts: list[bytes]) -> NDArray[np.uint16] | None:
+        """Decode a unit (in a thread); returns its pixels, None where all is zero."""
         started = time.perf_counter()
         unit = self._plan.units[number]
-        index, window = self._plan.bands[unit.band].index, unit.tile.window
-        pixels = self._decoder.decode(
-            standalone_codestream(index, unit.tile, parts),
-            height=window.height,
-            width=window.width,
-            name=f"codestream tile {unit.tile.index} of {index.name}" if index.plain_reason is None else index.name,
-        )
-        return pixels if pixels.any() else None, time.perf_counter() - started
+        pixels = self._plan.bands[unit.band].index.decode_tile(unit.tile, parts, self._decoder)
+        self.stats.on_busy("decode", started, time.perf_counter())
+        return pixels if pixels.any() else None
 
     def _cut(self, tile: Tile, units: dict[int, NDArray[np.uint16] | None]) -> dict[str, NDArray[np.uint16]]:
         """Copy a tile's windows out of its units (in a thread); empty where all is zero."""
@@ -266,7 +224,7 @@ class TileStream:
             common = wanted.intersection(unit.tile.window)
             target = tensors[band.group.tensor][band.channel]
             target[common.relative_to(wanted)] = pixels[common.relative_to(unit.tile.window)]
-        self.stats.cut_busy_s += time.perf_counter() - started
+        self.stats.on_busy("cut", started, time.perf_counter())
         return tensors if any(tensor.any() for tensor in tensors.values()) else {}
 
     def _drop(self, number: int, holds_bytes: bool) -> None:  # noqa: FBT001 - private

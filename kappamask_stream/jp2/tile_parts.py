@@ -117,11 +117,12 @@ def _tlm_entries(bodies: list[bytes]) -> list[tuple[int, int]] | None:
 
 
 def walk_tile_parts(
-    name: str, first_sot: int, end: int, count: int
+    name: str, first_sot: int, end: int, count: int, wanted: frozenset[int] | None = None
 ) -> Generator[ByteRange, bytes, tuple[dict[int, list[ByteRange]], bool]]:
-    """Follow the SOT chain to the end of the codestream.
+    """Follow the SOT chain to the end of the codestream, or until the tiles `wanted` are complete.
 
-    Returns each tile's parts, and True where the last one does not say where it ends (Psot = 0).
+    Returns each tile's parts, and True where the last one does not say where it ends (Psot = 0). If the walk ended
+    early, those tiles are left out that are not known to be complete.
 
     Raises
     ------
@@ -130,8 +131,11 @@ def walk_tile_parts(
     """
     parts: dict[int, list[ByteRange]] = {}
     sots: dict[int, list[Sot]] = {}
+    missing = None if wanted is None else set(wanted)
     position, is_open = first_sot, False
     for _ in range(_MOST_PARTS + 1):
+        if missing is not None and not missing and not is_open:
+            return {tile: parts[tile] for tile, found in sots.items() if _is_complete(name, tile, found)}, False
         head = yield (position, min(SOT_BYTES, end - position))
         if head[:2] == Marker.EOC.code:
             break
@@ -144,10 +148,20 @@ def walk_tile_parts(
         parts.setdefault(sot.tile, []).append((position, sot.length or end - position))
         is_open = sot.length == 0
         position = end - 2 if is_open else position + sot.length
+        if missing and sot.tile in missing and _is_complete(name, sot.tile, sots[sot.tile]):
+            missing.remove(sot.tile)
     else:
         raise damaged(name, f"there are more than {_MOST_PARTS} tile-parts")
     _check_all_there(name, sots, count)
     return parts, is_open
+
+
+def _is_complete(name: str, tile: int, found: list[Sot]) -> bool:
+    """Tell whether a tile's parts say how many they are (TNsot), and that many were found."""
+    if max(sot.total for sot in found) != len(found):
+        return False
+    check_totals(name, tile, found)
+    return True
 
 
 def _check_extent(name: str, sot: Sot, position: int, end: int, count: int) -> None:

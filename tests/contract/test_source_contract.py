@@ -1,13 +1,28 @@
 """What every `Source` must do. A new kind of source is one more entry in `MAKERS`."""
 
 import asyncio
+import json
+import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from kappamask_stream.errors import ProductError
+from kappamask_stream.s3 import S3Client, S3Options
 from kappamask_stream.sources import DirectorySource, Source, SubSource
+from kappamask_stream.sources.archive import ZipSource
+from kappamask_stream.sources.blob import FileBlob
+from kappamask_stream.sources.http import HttpStore
+from kappamask_stream.sources.s3 import S3Blob, S3Source
+from kappamask_stream.sources.stac_bands import parse_item
+from kappamask_stream.sources.stac_source import StacItemSource
+from tests.integration.ranged_server import RangedServer
+from tests.integration.s3_servers import Store
+from tests.unit.stac_items import data_space
+from tests.unit.zip_files import DEFLATED, STORED, MemoryBlob, pack
 
 FILES = {
     "MTD_MSIL2A.xml": b"<metadata/>",
@@ -37,14 +52,85 @@ def inside_a_directory(folder: Path) -> Source:
     return SubSource(DirectorySource(folder / "in"), "X.SAFE")
 
 
-MAKERS: dict[str, Maker] = {"directory": directory, "inside a directory": inside_a_directory}
+def in_a_zip(**form: int) -> Maker:
+    """Make archives of one form, with the product's files at the top."""
+
+    def make(folder: Path) -> Source:
+        (folder / "X.SAFE.zip").write_bytes(pack(FILES, **form))
+        return ZipSource(FileBlob(folder / "X.SAFE.zip"))
+
+    return make
 
 
-@pytest.fixture(params=MAKERS.values(), ids=MAKERS.keys())
+def inside_a_zip(folder: Path) -> Source:
+    """An archive as ESA's and CDSE's, with the product's folder at the top."""
+    files = {f"X.SAFE/{path}": data for path, data in FILES.items()} | {"beside.txt": b"not the product's"}
+    (folder / "X.zip").write_bytes(pack(files))
+    return SubSource(ZipSource(FileBlob(folder / "X.zip")), "X.SAFE")
+
+
+def in_a_distant_zip(folder: Path) -> Source:
+    return ZipSource(MemoryBlob(pack(FILES), coalesce_bytes=8 * 2**20))
+
+
+MAKERS: dict[str, Maker] = {
+    "directory": directory,
+    "inside a directory": inside_a_directory,
+    "zip, stored": in_a_zip(method=STORED),
+    "zip, deflated": in_a_zip(method=DEFLATED),
+    "zip, streamed": in_a_zip(method=DEFLATED, streamed=True, zip64=True),
+    "inside a zip": inside_a_zip,
+    "distant zip": in_a_distant_zip,
+}
+#: Fixtures of S3 stores over sockets.
+STORES = {"S3 (moto)": "moto_store", "S3 (rclone)": "rclone_store"}
+#: The same stores, and how the archive's members are kept.
+ZIPS_ON_STORES = {"zip on S3 (moto)": ("moto_store", STORED), "zip on S3 (rclone)": ("rclone_store", DEFLATED)}
+ITEM = "STAC Item"
+
+
+@pytest.fixture(params=[*MAKERS, *STORES, *ZIPS_ON_STORES, ITEM])
 async def source(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Source]:
-    made: Source = request.param(tmp_path)
-    yield made
-    await made.aclose()
+    async with AsyncExitStack() as stack:
+        if request.param in STORES:
+            request.getfixturevalue("aws_environment")
+            store: Store = request.getfixturevalue(STORES[request.param])
+            made: Source = await on_s3(store, stack)
+        elif request.param in ZIPS_ON_STORES:
+            request.getfixturevalue("aws_environment")
+            fixture, method = ZIPS_ON_STORES[request.param]
+            made = await zip_on_s3(request.getfixturevalue(fixture), stack, method)
+        elif request.param == ITEM:
+            made = await linked_by_an_item(stack)
+        else:
+            made = MAKERS[request.param](tmp_path)
+        yield made
+        await made.aclose()
+
+
+async def on_s3(store: Store, stack: AsyncExitStack) -> Source:
+    bucket = f"b{uuid.uuid4().hex}"
+    beside = {"in/X.SAFE.txt": b"not the product's", "in/X.SAFE2/y": b"nor this"}
+    store.fill(bucket, {f"in/X.SAFE/{path}": data for path, data in FILES.items()} | beside)
+    client = await stack.enter_async_context(S3Client(S3Options(endpoint_url=store.endpoint)))
+    return S3Source.at_prefix(client, bucket, "in/X.SAFE/")
+
+
+async def zip_on_s3(store: Store, stack: AsyncExitStack, method: int) -> Source:
+    bucket = f"b{uuid.uuid4().hex}"
+    store.fill(bucket, {"in/X.SAFE.zip": pack(FILES, method=method)})
+    client = await stack.enter_async_context(S3Client(S3Options(endpoint_url=store.endpoint)))
+    return ZipSource(S3Blob(client, bucket, "in/X.SAFE.zip"))
+
+
+async def linked_by_an_item(stack: AsyncExitStack) -> Source:
+    """Files on a web server, linked one by one."""
+    server = await stack.enter_async_context(RangedServer({f"X.SAFE/{path}": data for path, data in FILES.items()}))
+    http = HttpStore()
+    blobs = {path: http.blob(server.url(f"X.SAFE/{quote(path)}")) for path in FILES}
+    where = server.url("X.SAFE/item.json")
+    item = parse_item(json.dumps(data_space()).encode(), where, where)
+    return StacItemSource(item, "jp2", {}, blobs, http.aclose)
 
 
 async def test_lists_every_file_with_its_size(source: Source) -> None:

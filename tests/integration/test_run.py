@@ -83,8 +83,8 @@ def test_a_mask_is_what_the_network_says_of_every_pixel(l2a_scene: Scene, at_nul
     name = l2a_scene.name
     assert files_in(tmp_path) == [
         name,
-        f"{name}/L2A_T32ZZZ_20240823T101031_NULL_20m.png",
         f"{name}/L2A_T32ZZZ_20240823T101031_NULL_20m.tif",
+        f"{name}/L2A_T32ZZZ_20240823T101031_NULL_20m_quicklook.png",
     ]
     again = run(l2a_scene.path, "--output", tmp_path, *at_null)
     assert again.returncode == 0

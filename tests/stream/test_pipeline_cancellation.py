@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kappamask_stream.cog import inspect_mask
+from kappamask_stream.destinations import FolderDestination
 from kappamask_stream.errors import InferenceError, ServerOverloadedError
 from kappamask_stream.inference import BatchSizes, InferResult, RetryPolicy, TileRequest
 from kappamask_stream.output import MaskOptions
-from kappamask_stream.pipeline import Resources, ServedModel, mask_product
+from kappamask_stream.pipeline import mask_product
+from kappamask_stream.resources import Resources, ServedModel
 from kappamask_stream.result import ProductProgress
 from kappamask_stream.settings import Settings
 from tests.stream.fakes import FakeInference
@@ -100,7 +102,14 @@ class Setting:
         product = await self._scene.open()
         self.tasks = asyncio.all_tasks()
         return asyncio.create_task(
-            mask_product(product, self.model, self.resources, MaskOptions(), self.folder, self.progress)
+            mask_product(
+                product,
+                self.model,
+                self.resources,
+                MaskOptions(),
+                FolderDestination(self.folder / product.name),
+                self.progress,
+            )
         )
 
     def assert_nothing_is_left(self) -> None:
@@ -151,7 +160,7 @@ async def test_cancelled_after_any_number_of_steps(
 
 #: What runs in threads, in the order of a product's life.
 STAGES = [
-    "is_done", "prepare", "_read", "_decode", "_cut", "nodata_mask", "_assemble", "compress", "encode_quicklook",
+    "_inspect", "_prepare", "_read", "_decode", "_cut", "nodata_mask", "add", "_keep", "quicklook_file",
     "_write_all", "_rename_all",
 ]  # fmt: skip
 
@@ -295,7 +304,7 @@ async def test_an_error_in_one_tile_waits_for_the_threads_of_the_others(
     setting = Setting(l2a_scene, OneFails(coarse_l2a), tmp_path / "out", pools)
     setting.resources.settings = Settings(tile_attempts=1)
     task = await setting.start()
-    monkeypatch.setattr(Held, "stage", "_assemble")
+    monkeypatch.setattr(Held, "stage", "add")
     with pytest.raises(InferenceError, match=r"tile at row 0, column 0 .* broken"):
         await task
     assert [future for pool in pools for future in pool.futures if not future.done()] == []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import weakref
 from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,10 +25,10 @@ from kappamask_stream.errors import (
     UsageError,
 )
 from kappamask_stream.jp2 import ImagecodecsDecoder, TileStream
-from kappamask_stream.output import MaskOptions
-from kappamask_stream.pipeline import Resources, ServedModel
+from kappamask_stream.resources import Resources, ServedModel
 from kappamask_stream.result import ProductProgress, ProductResult
-from kappamask_stream.runner import exit_code, mask_products
+from kappamask_stream.runner import Order, Workshop, exit_code, mask_products
+from kappamask_stream.s3 import Stores
 from kappamask_stream.settings import Settings
 from kappamask_stream.synth import write_product
 from tests.stream.fakes import FakeInference
@@ -35,7 +37,6 @@ from tests.stream.scene import Scene, band_file, coarse_l2a, l1c_scene, l2a_scen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -66,6 +67,10 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [write_product(folder, size=240, seed=seed).product for seed in range(1, 5)]
 
 
+def workshop(client: FakeInference, resources: Resources) -> Workshop:
+    return Workshop(models=Models(client), resources=resources, stores=Stores())  # type: ignore[arg-type]
+
+
 async def run_all(
     paths: Sequence[Path],
     client: FakeInference,
@@ -74,15 +79,15 @@ async def run_all(
     models: Models | None = None,
     shown: list[ProductProgress] | None = None,
     verify: bool = False,
+    fail_fast: bool = False,
     **settings: Any,
 ) -> list[ProductResult]:
     with Resources(settings=Settings(output=folder, **settings)) as resources:
         stream = mask_products(
-            paths,
-            models or Models(client),  # type: ignore[arg-type]
-            resources,
-            MaskOptions(),
-            verify_checksums=verify,
+            [str(path) for path in paths],
+            replace(workshop(client, resources), **({} if models is None else {"models": models})),
+            Order(verify_checksums=verify),
+            fail_fast=fail_fast,
             on_start=None if shown is None else shown.append,
         )
         results = [result async for result in stream]
@@ -140,14 +145,14 @@ async def test_results_come_when_their_product_ends_not_in_the_order_given(
     client = Gate(coarse_l2a)
     with Resources(settings=Settings(output=tmp_path, products_at_once=4)) as resources:
         async with aclosing(
-            mask_products(products, Models(client), resources, MaskOptions())  # type: ignore[arg-type]
+            mask_products([str(path) for path in products], workshop(client, resources), Order())
         ) as stream:
             for number in (2, 0, 3, 1):
                 await client.let(name_of(products[number]))
                 result = await asyncio.wait_for(anext(stream), DEADLINE_S)
                 assert result.product == name_of(products[number])
                 assert result.output is not None
-                assert result.output.exists()
+                assert Path(result.output).exists()
 
 
 @pytest.mark.parametrize("budget", [20_000, 9000])
@@ -331,7 +336,7 @@ async def test_closing_the_results_early_cancels_what_is_in_work(
     before = asyncio.all_tasks()
     client = Gate(coarse_l2a)
     with Resources(settings=Settings(output=tmp_path, products_at_once=3)) as resources:
-        stream = mask_products(products, Models(client), resources, MaskOptions())  # type: ignore[arg-type]
+        stream = mask_products([str(path) for path in products], workshop(client, resources), Order())
         async with aclosing(stream):
             await client.let(name_of(products[0]))
             first = await asyncio.wait_for(anext(stream), DEADLINE_S)
@@ -369,3 +374,28 @@ def test_the_exit_code_is_the_failures_if_they_are_of_one_kind_and_all_failed(
     results: list[ProductResult], code: int
 ) -> None:
     assert exit_code(results) == code
+
+
+async def test_fail_fast_ends_with_the_first_failure(
+    products: list[Path], coarse_l2a: ModelContract, tmp_path: Path
+) -> None:
+    before = asyncio.all_tasks()
+    client, shown = Gate(coarse_l2a), list[ProductProgress]()
+    client.fail_tile = (name_of(products[1]), InferenceError("broken"))
+    run = asyncio.create_task(
+        run_all(products, client, tmp_path, shown=shown, products_at_once=2, tile_attempts=1, fail_fast=True)
+    )
+    await until(lambda: len(client.asked) == 2)
+    await client.let(name_of(products[1]))
+    results = await run
+    assert [(r.product, r.status) for r in results] == [(name_of(products[1]), "failed")]
+    assert asyncio.all_tasks() == before
+    assert names_in(tmp_path) == [], "what was in work leaves nothing"
+    assert len(shown) <= 3, "no more were begun than the freed slot takes"
+
+
+async def test_fail_fast_changes_nothing_where_all_is_well(
+    products: list[Path], coarse_l2a: ModelContract, tmp_path: Path
+) -> None:
+    results = await run_all(products, FakeInference(coarse_l2a), tmp_path, fail_fast=True)
+    assert {r.product for r in results if r.status == "done"} == {name_of(path) for path in products}

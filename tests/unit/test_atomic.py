@@ -11,15 +11,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from kappamask_stream import atomic
-from kappamask_stream.atomic import publish, remove_stale, write_atomically
+from kappamask_stream.atomic import publish, remove_stale
 from kappamask_stream.errors import OutputError
 from tests.unit.places import files_in, small_disk
+
+
+def write_atomically(files: Sequence[tuple[Path, Sequence[bytes] | Path]]) -> None:
+    asyncio.run(publish(files))
+
 
 # --- several files at once -------------------------------------------------------------------------------------------
 
@@ -62,6 +67,43 @@ def test_a_folder_with_the_quicklooks_name_stays_where_it_is(tmp_path: Path) -> 
         write_atomically([(tmp_path / "m.png", [b"new"]), (tmp_path / "m.tif", [b"new"])])
     assert (tmp_path / "m.png").is_dir()
     assert files_in(tmp_path) == {"m.tif": b"old"}
+
+
+def test_a_scratch_file_is_moved_and_does_not_stay(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch" / "p"
+    scratch.parent.mkdir()
+    scratch.write_bytes(b"probabilities")
+    inode = scratch.stat().st_ino
+    (tmp_path / "out").mkdir()
+    write_atomically([(tmp_path / "out" / "p.tif", scratch), (tmp_path / "out" / "m.tif", [b"mask"])])
+    assert files_in(tmp_path) == {"out/p.tif": b"probabilities", "out/m.tif": b"mask"}
+    assert (tmp_path / "out" / "p.tif").stat().st_ino == inode
+
+
+def test_a_scratch_file_of_another_file_system_is_copied(tmp_path: Path, disk: Path) -> None:
+    (disk / "p").write_bytes(b"probabilities")
+    write_atomically([(tmp_path / "p.tif", disk / "p"), (tmp_path / "m.tif", [b"mask"])])
+    assert files_in(disk) == {}
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.tif")} == {
+        "p.tif": b"probabilities",
+        "m.tif": b"mask",
+    }
+
+
+def test_a_scratch_file_that_does_not_fit_is_counted_and_leaves_nothing(tmp_path: Path, disk: Path) -> None:
+    scratch = tmp_path / "p"
+    scratch.write_bytes(bytes(300_000))
+    with pytest.raises(OutputError, match=r"p\.tif: No space left on device \(300100 bytes are needed, \d+ are free\)"):
+        write_atomically([(disk / "m.tif", [bytes(100)]), (disk / "p.tif", scratch)])
+    assert files_in(disk) == {}
+
+
+def test_a_mask_that_cannot_be_renamed_takes_a_moved_file_back(tmp_path: Path) -> None:
+    (tmp_path / "m.tif").mkdir()
+    (tmp_path / "scratch").write_bytes(b"new")
+    with pytest.raises(OutputError, match="Is a directory"):
+        write_atomically([(tmp_path / "p.tif", tmp_path / "scratch"), (tmp_path / "m.tif", [b"new"])])
+    assert files_in(tmp_path) == {}
 
 
 # --- no space, no permission -----------------------------------------------------------------------------------------
@@ -162,16 +204,16 @@ async def test_publishing_says_in_the_loop_what_went_wrong_in_the_thread(tmp_pat
 
 
 WRITER = """
-import sys, time
+import asyncio, sys, time
 from pathlib import Path
 from kappamask_stream import atomic
 
-def wait(files):
+def wait(paths, needed):
     print("written", flush=True)
     time.sleep(600)
 
 atomic._rename_all = wait
-atomic.write_atomically([(Path(sys.argv[1]), [b"picture"]), (Path(sys.argv[2]), [b"mask"])])
+asyncio.run(atomic.publish([(Path(sys.argv[1]), [b"picture"]), (Path(sys.argv[2]), [b"mask"])]))
 """
 
 
@@ -195,13 +237,11 @@ def test_temporary_files_of_a_killed_process_are_removed_and_those_of_a_live_one
     paths = [tmp_path / "m.png", tmp_path / "m.tif"]
     names = {f".{path.name}.{platform.node()}.{writer.pid}.part" for path in paths}
     assert set(files_in(tmp_path)) == names
-    for path in paths:
-        remove_stale(path)
+    remove_stale(paths)
     assert set(files_in(tmp_path)) == names
     writer.send_signal(signal.SIGKILL)
     writer.wait()
-    for path in paths:
-        remove_stale(path)
+    remove_stale(paths)
     assert files_in(tmp_path) == {}
 
 
@@ -215,5 +255,5 @@ def test_only_abandoned_files_of_this_mask_are_removed(tmp_path: Path) -> None:
     aged.write_bytes(b"1")
     day_before_yesterday = time.time() - 2 * 24 * 3600
     os.utime(aged, (day_before_yesterday, day_before_yesterday))
-    remove_stale(tmp_path / "m.tif")
+    remove_stale([tmp_path / "m.tif"])
     assert set(files_in(tmp_path)) == set(stay)

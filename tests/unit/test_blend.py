@@ -12,7 +12,7 @@ from kappamask_stream.errors import ContractError
 from kappamask_stream.grid import Tile, TileGrid, Window
 from kappamask_stream.mosaic import Block
 from tests.unit import naive_masks
-from tests.unit.test_mosaic import grids
+from tests.unit.test_mosaic import framed, grids
 
 NODATA = 5
 CLASSES = (1, 2, 4)
@@ -142,3 +142,21 @@ def test_a_tile_added_twice_is_refused() -> None:
     mosaic.add_constant(grid.tile(0, 0), NODATA)
     with pytest.raises(ValueError, match="was added before"):
         mosaic.add_constant(grid.tile(0, 0), NODATA)
+
+
+@given(framed(), st.sampled_from([4, 16, 32]), st.integers(0, 2**32))
+def test_a_frame_shows_exactly_its_part_of_the_whole_blend(
+    case: tuple[TileGrid, Window], block_size: int, seed: int
+) -> None:
+    grid, frame = case
+    answers = {
+        tile.index: Answer(grid, seed + tile.index, ("full", "partial", "empty")[tile.index % 3]) for tile in grid
+    }
+    mosaic = BlendMosaic(grid, class_values=CLASSES, nodata=NODATA, frame=frame, block_size=block_size)
+    arrivals = [tile for tile in grid if mosaic.shows(tile)]
+    random.Random(seed).shuffle(arrivals)
+    finished = [block for tile in arrivals for block in answers[tile.index].add_to(mosaic, tile)]
+    assert (mosaic.missing, mosaic.pending_bytes) == (0, 0)
+    found = naive_masks.joined(finished, frame.height, frame.width, NODATA)
+    whole = naive_blend(grid, answers)
+    np.testing.assert_array_equal(found, whole[frame.row : frame.row_end, frame.col : frame.col_end])

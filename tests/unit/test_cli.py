@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from kappamask_stream import cli
 from kappamask_stream.cli.event_loop import run_command
 from kappamask_stream.errors import InputError, OutputError, ServerUnavailableError, UsageError
 from kappamask_stream.models import ModelChoice, ModelPool
-from kappamask_stream.pipeline import ServedModel
+from kappamask_stream.resources import ServedModel
 from kappamask_stream.settings import Settings
 from kappamask_stream.synth import write_product
 from kappamask_stream.weights import WeightsCache
@@ -43,7 +44,7 @@ PROMISED = {
     "codestream_tiles_empty", "codestream_tiles_decoded_twice", "bytes_read", "tail_seconds", "peak_rss_bytes",
     "classes", "stages", "model", "batch_sizes",
 }  # fmt: skip
-EXPLAINING = {"batch_sizes_reason", "error", "exit_code", "quicklook", "retries", "fingerprint"}
+EXPLAINING = {"requests", "batch_sizes_reason", "error", "exit_code", "quicklook", "retries", "fingerprint"}
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,9 @@ def commands() -> list[tuple[str, ...]]:
 
 
 def test_these_commands_there_are() -> None:
-    assert {path[0] for path in commands()} == {"run", "info", "evaluate", "synth", "demo", "server", "models"}
+    assert {path[0] for path in commands()} == {
+        "run", "info", "km-predict", "evaluate", "synth", "demo", "server", "models", "config",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", commands(), ids=" ".join)
@@ -149,6 +152,33 @@ def test_help_teaches(command: Callable[..., Ended], path: tuple[str, ...]) -> N
     assert silent == []
 
 
+@pytest.mark.parametrize("path", [(), ("server",), ("models",), ("config",)], ids=" ".join)
+def test_help_of_a_group_shows_an_example(command: Callable[..., Ended], path: tuple[str, ...]) -> None:
+    text = " ".join(command(*path, "--help").out.split())
+    assert f"Example: kappamask-stream {' '.join(path)}".rstrip() in text
+    assert "Exit codes: 0 all good" in text
+
+
+def test_examples_are_shown_line_by_line_as_they_are_typed(command: Callable[..., Ended]) -> None:
+    examples = [
+        line.strip().removeprefix("Example: ")
+        for line in command("run", "--help").out.splitlines()
+        if "kappamask-stream run" in line and "Usage" not in line
+    ]
+    assert len(examples) == 5
+    assert all(re.match(r"(find .* \| )?kappamask-stream run \S", example) for example in examples)
+
+
+def test_options_are_grouped(command: Callable[..., Ended]) -> None:
+    shown = command("run", "--help").out
+    groups = re.findall(r"^(\w.*):$", shown, flags=re.MULTILINE)
+    assert groups == [
+        "Arguments", "Which products, which part of them", "Network", "Mask", "What is written, and where",
+        "Server and limits", "Object stores (s3://)", "What is said", "Options",
+    ]  # fmt: skip
+    assert re.search(r"^Options:\n  -h, --help ", shown, flags=re.MULTILINE), "every other option has a group"
+
+
 def test_help_says_defaults_that_another_place_knows(command: Callable[..., Ended]) -> None:
     text = " ".join(command("run", "--help").out.split())
     for default in ("[default: .]", "[default: DeepLabv3Plus]", "[default: 448]", "[default: one is started on this"):
@@ -156,7 +186,7 @@ def test_help_says_defaults_that_another_place_knows(command: Callable[..., Ende
 
 
 def test_without_a_command_help_is_shown_and_it_is_a_usage_error(command: Callable[..., Ended]) -> None:
-    for path in ((), ("server",), ("models",)):
+    for path in ((), ("server",), ("models",), ("config",)):
         shown = command(*path)
         assert (shown.code, shown.out) == (2, "")
         assert shown.err.startswith(f"Usage: {' '.join(('kappamask-stream', *path))} [OPTIONS] COMMAND")
@@ -169,7 +199,17 @@ def test_version(command: Callable[..., Ended]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["run"], "Missing argument"),
+        (["run"], "no product is named: give paths, URLs or names, or --products-file FILE"),
+        (["run", "-", "--products-file", "-"], "stdin can be read once"),
+        (["run", "*.SAFE"], "*.SAFE matches nothing"),
+        (["run", "P", "--dilate", "CLOUD"], "--dilate CLOUD: give CLASS=METRES with a positive number of metres"),
+        (["run", "P", "--dilate", "CLOUD=-1"], "--dilate CLOUD=-1: give CLASS=METRES"),
+        (["run", "P", "--aoi", "1,2,3"], "--aoi"),
+        (["run", "P", "--concurrency", "0"], "greater than or equal to 1"),
+        (["run", "P", "--s3-endpoint", "ftp://here"], "the S3 endpoint 'ftp://here' is not of the form"),
+        (["config", "show", "--memory-budget-mb", "1"], "greater than or equal to 16"),
+        (["km-predict"], "-c FILE is missing"),
+        (["km-predict", "-c", "nowhere.json"], "the configuration nowhere.json cannot be read: "),
         (["run", "P", "--mosaic", "average"], "'average' is not one of 'crop', 'blend'"),
         (["run", "P", "--radiometry", "raw"], "'raw' is not one of"),
         (["run", "P", "--memory-budget-mb", "1"], "greater than or equal to 16"),
@@ -303,7 +343,7 @@ def test_json_is_one_object_per_product_and_nothing_else(
         assert set(document) == PROMISED | EXPLAINING
     done = documents[products[0].name.removesuffix(".SAFE")]
     assert (done["status"], done["exit_code"], done["error"]) == ("done", 0, None)
-    assert (done["model"], done["tiles"], done["codestream_tiles_decoded_twice"]) == ("test_l2a", 4, 0)
+    assert (done["model"], done["tiles"], done["codestream_tiles_decoded_twice"]) == ("test_l2a", 1, 0)
     assert done["batch_sizes"] is None
     assert done["batch_sizes_reason"] == "a fake forms no batches"
     assert sum(done["classes"].values()) == pytest.approx(1, abs=1e-5)
@@ -327,6 +367,60 @@ def test_results_are_lines_on_stdout_and_failures_on_stderr(
     assert failure == f"{tmp_path}/nowhere: error: {tmp_path}/nowhere does not exist: check the path to the product"
 
 
+def test_products_come_from_a_file_and_are_summed_up(
+    command: Callable[..., Ended], server: FakeInference, products: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "list").write_text(f"# two\n{products[0]}\n{products[0].parent}/*.SAFE\n{tmp_path}/nowhere\n")
+    ended = command("run", "--products-file", tmp_path / "list", "--output", tmp_path / "masks", "--concurrency", "1")
+    assert ended.code == 1
+    assert len(ended.out.splitlines()) == 2
+    assert "3 products: 2 done, 1 failed; " in ended.err
+    for product in products:
+        assert re.search(
+            rf"^{product.name.removesuffix('.SAFE')} +done +\d+\.\d +\d +\d+\.\d%", ended.err, re.MULTILINE
+        )
+    assert f"{tmp_path}/nowhere: {tmp_path}/nowhere does not exist" in ended.err
+
+
+def test_items_get_a_collection_around_them(
+    command: Callable[..., Ended], server: FakeInference, products: list[Path], tmp_path: Path
+) -> None:
+    assert command("run", products[0], "--output", tmp_path, "--stac").code == 0
+    assert command("run", *products, "--output", tmp_path, "--stac").code == 0
+    items = {path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("*/*_60m.json")}
+    assert {item.partition("/")[0] for item in items} == {p.name.removesuffix(".SAFE") for p in products}
+    links = json.loads((tmp_path / "collection.json").read_text())["links"]
+    assert {link["href"].removeprefix("./") for link in links if link["rel"] == "item"} == items
+    assert command("run", products[0], "--output", tmp_path / "plain").code == 0
+    assert not (tmp_path / "plain" / "collection.json").exists()
+
+
+def test_one_product_is_not_summed_up(
+    command: Callable[..., Ended], server: FakeInference, products: list[Path], tmp_path: Path
+) -> None:
+    assert "1 products" not in command("run", products[0], "--output", tmp_path).err
+
+
+def test_an_empty_list_of_products_is_no_failure(
+    command: Callable[..., Ended], server: FakeInference, tmp_path: Path
+) -> None:
+    (tmp_path / "list").write_text("# nothing new today\n")
+    ended = command("run", "--products-file", tmp_path / "list")
+    assert (ended.code, ended.out, ended.err) == (0, "", "no product to mask: the list is empty\n")
+
+
+def test_fail_fast_ends_with_the_first_failure(
+    command: Callable[..., Ended], server: FakeInference, products: list[Path], tmp_path: Path
+) -> None:
+    arguments = ["run", tmp_path / "nowhere", *products, "--output", tmp_path / "masks", "--concurrency", "1"]
+    ended = command(*arguments, "--fail-fast")
+    assert (ended.code, ended.out) == (3, "")
+    assert "2 more were not masked" in ended.err
+    assert list(tmp_path.rglob("*.tif")) == []
+    assert command(*arguments).code == 1
+    assert len(list(tmp_path.rglob("*.tif"))) == 2
+
+
 def test_progress_is_plain_lines_where_stderr_is_no_terminal(
     command: Callable[..., Ended], server: FakeInference, products: list[Path], tmp_path: Path
 ) -> None:
@@ -334,7 +428,7 @@ def test_progress_is_plain_lines_where_stderr_is_no_terminal(
     ended = command("run", products[0], "--output", tmp_path, "--max-in-flight", "1")
     name = products[0].name.removesuffix(".SAFE")
     lines = [line for line in ended.err.splitlines() if line.startswith(f"{name}: ")]
-    assert any(re.search(r"\d/4 tiles done, \d read, \d in flight, .* Mpx/s", line) for line in lines)
+    assert any(re.search(r"\d/1 tiles done, \d read, \d in flight, .* Mpx/s", line) for line in lines)
     assert "\x1b" not in ended.err
 
 
@@ -428,6 +522,17 @@ def test_a_name_that_the_terminal_cannot_show_is_no_reason_to_fail(
     assert ended.code == 1
     assert rb"W\xf6lfe/S2A_MSIL2A_" in stdout.buffer.getvalue()  # type: ignore[attr-defined]
     assert len(list(folder.rglob("*.tif"))) == 1
+
+
+def test_info_of_a_zip_is_that_of_the_directory(
+    command: Callable[..., Ended], products: list[Path], tmp_path: Path
+) -> None:
+    shutil.make_archive(str(tmp_path / products[0].stem), "zip", products[0].parent, products[0].name)
+    of_directory, of_zip = command("info", products[0]), command("info", tmp_path / f"{products[0].stem}.zip")
+    assert of_zip.code == 0, of_zip.err
+    assert of_zip.out == of_directory.out
+    by_name = command("info", products[0].stem, "--source", tmp_path)
+    assert by_name.out == of_directory.out
 
 
 def test_info_of_what_is_no_product(command: Callable[..., Ended], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The index of JPEG 2000 files: what it finds, what it refuses, and that no damage gets past it unnoticed."""
 
 import struct
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kappamask_stream.errors import CodestreamError
-from kappamask_stream.jp2 import CodestreamIndex, index_steps
+from kappamask_stream.grid import Window
+from kappamask_stream.jp2 import CodestreamIndex, TileGeometry, index_steps
 from tests.unit.jp2_files import (
     COD,
     EOC,
@@ -185,6 +187,114 @@ def test_a_tlm_is_not_trusted_where_tile_parts_are_not_counted(marked: Codestrea
     uncounted = cut_into_parts(marked, 3, count_them=False).with_tlm()
     assert len(reads_of(counted.encode())) == 4
     assert len(reads_of(uncounted.encode())) > len(uncounted.parts)
+
+
+def cut_index(data: bytes, *wanted: int) -> tuple[CodestreamIndex, int]:
+    """Index some tiles of a file; returns also how many reads that took."""
+    steps, reads = index_steps("odd.jp2", len(data), lambda _: wanted), 1
+    try:
+        asked = next(steps)
+        while True:
+            asked = steps.send(data[asked[0] : sum(asked)])
+            reads += 1
+    except StopIteration as finished:
+        return finished.value, reads
+
+
+def found_in(index: CodestreamIndex) -> list[int]:
+    return [tile.index for tile in index.tiles if tile.parts]
+
+
+@pytest.mark.parametrize("wanted", [(), (0,), (4, 2), (8,), (3, 3, 99)])
+def test_a_walk_ends_with_the_last_tile_that_is_wanted(stream: Codestream, wanted: tuple[int, ...]) -> None:
+    data = stream.encode()
+    whole, (index, reads) = index_bytes(data), cut_index(data, *wanted)
+    last = 8 if 99 in wanted else max(wanted, default=-1)
+    assert reads == 2 + last + 1 + (99 in wanted)
+    assert found_in(index) == list(range(last + 1))
+    assert index.tiles[: last + 1] == whole.tiles[: last + 1]
+    assert [tile.window for tile in index.tiles] == [tile.window for tile in whole.tiles]
+    assert index.plain_reason is None
+
+
+def test_tiles_are_wanted_by_the_geometry_of_the_image(stream: Codestream) -> None:
+    given: list[TileGeometry] = []
+    steps = index_steps("odd.jp2", len(stream.encode()), lambda geometry: given.append(geometry) or ())  # type: ignore[func-returns-value]
+    with pytest.raises(StopIteration):
+        feed(steps, stream.encode())
+    (geometry,) = given
+    assert (geometry.height, geometry.width, geometry.tile_height, geometry.tile_width) == (HEIGHT, WIDTH, 64, 64)
+    assert geometry.covering(Window(60, 64, 10, 64)) == [1, 4]
+    assert geometry.covering(Window(0, 0, 10**6, 10**6)) == list(range(9))
+
+
+def feed(steps: Generator[tuple[int, int], bytes, CodestreamIndex], data: bytes) -> None:
+    asked = next(steps)
+    while True:
+        asked = steps.send(data[asked[0] : sum(asked)])
+
+
+def test_a_tile_is_complete_when_all_its_parts_are_found(marked: Codestream) -> None:
+    parts = interleaved(cut_into_parts(marked, 3))
+    last = max(i for i, part in enumerate(parts.parts) if part.tile == 4)
+    index, reads = cut_index(parts.encode(), 4)
+    whole = index_bytes(parts.encode())
+    assert index.tiles[4] == whole.tiles[4]
+    assert reads == 2 + last + 1
+    for tile, same in zip(index.tiles, whole.tiles, strict=True):
+        assert tile.parts in ((), same.parts), "parts of a tile that is not complete"
+    assert found_in(index) != list(range(9))
+
+
+def test_tiles_that_do_not_count_their_parts_are_looked_for_up_to_the_end(marked: Codestream) -> None:
+    uncounted = interleaved(cut_into_parts(marked, 3, count_them=False)).encode()
+    index, reads = cut_index(uncounted, 0)
+    assert index == index_bytes(uncounted)
+    assert reads == len(reads_of(uncounted))
+    with pytest.raises(CodestreamError, match="no end marker"):
+        cut_index(uncounted[:-2], 0)
+
+
+def test_a_tlm_serves_whatever_is_wanted(stream: Codestream) -> None:
+    data = stream.with_tlm().encode()
+    index, reads = cut_index(data, 3)
+    assert (index, reads) == (index_bytes(data), 4)
+
+
+@pytest.mark.parametrize("variant", ["ppm", "poc", "open", "boxed open"])
+def test_what_is_decoded_whole_is_checked_whole(tiny: dict[str, bytes], variant: str) -> None:
+    assert cut_index(tiny[variant], 0)[0] == index_bytes(tiny[variant]) or variant.endswith("open")
+    if variant in {"ppm", "poc"}:
+        with pytest.raises(CodestreamError, match=REMEDY):
+            cut_index(tiny[variant][:-5], 0)
+    else:
+        assert cut_index(tiny[variant], 8)[0] == index_bytes(tiny[variant])
+
+
+def test_damage_before_the_last_wanted_tile_is_found_and_behind_it_left_alone(stream: Codestream) -> None:
+    twice = replace(stream, parts=(*stream.parts[:3], stream.parts[2], *stream.parts[3:]))
+    assert found_in(cut_index(twice.encode(), 2)[0]) == [0, 1, 2]
+    with pytest.raises(CodestreamError, match="tile-part 1 of codestream tile 2 calls itself 0"):
+        cut_index(twice.encode(), 99)
+    missing = replace(stream, parts=stream.parts[:4] + stream.parts[5:])
+    with pytest.raises(CodestreamError, match="codestream tile 4 is missing"):
+        cut_index(missing.encode(), 4)
+
+
+@given(data=st.data())
+def test_flipped_bytes_in_a_cut_index_end_in_an_index_or_in_words(tiny: dict[str, bytes], data: st.DataObject) -> None:
+    flipped = bytearray(tiny[data.draw(st.sampled_from(VARIANTS))])
+    for _ in range(data.draw(st.integers(0, 3))):
+        flipped[data.draw(st.integers(0, len(flipped) - 1))] = data.draw(st.integers(0, 255))
+    wanted = data.draw(st.sets(st.integers(0, 10)))
+    try:
+        index, _ = cut_index(bytes(flipped), *wanted)
+    except CodestreamError as error:
+        assert str(error).startswith("odd.jp2: ")  # noqa: PT017
+        return
+    assert sum(tile.window.height * tile.window.width for tile in index.tiles) == index.height * index.width
+    if index.plain_reason is None:
+        assert {tile.index for tile in index.tiles if not tile.parts}.isdisjoint(wanted)
 
 
 @pytest.mark.parametrize("length", ["32", "64", "0"])

@@ -1,5 +1,6 @@
 """The file's bytes: a valid Cloud Optimized GeoTIFF that says what the mask is and GDAL reads back equal."""
 
+import hashlib
 import struct
 import time
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from affine import Affine
 from rasterio.enums import ColorInterp, Compression
 from rio_cogeo.cogeo import cog_validate
 
-from kappamask_stream.cog import CogSpec, FoundMask, inspect_mask, read_quicklook_pixels
+from kappamask_stream.cog import CogSpec, FoundMask, inspect_head, inspect_mask, read_quicklook_pixels
 from kappamask_stream.cog.stream import compress
 from kappamask_stream.cog.tiff import Level, assemble
 from kappamask_stream.contract import MaskClass
@@ -233,3 +234,36 @@ def test_the_quicklook_of_a_finished_mask_shows_the_first_level_that_fits_a_scre
     expected = next(i for i in [mask, *naive_masks.pyramid(mask, NODATA, 16)] if i.shape[0] == shown)
     np.testing.assert_array_equal(pixels, expected)
     assert [colours[v][:3] for v in range(6)] == COLOURS
+
+
+@pytest.mark.parametrize(
+    ("size", "compression", "digest"),
+    [
+        (40, "deflate", "d46516aa3c5c3288fcf784d7c11223020b387fc3a4917a2415d0b95e753bcdd3"),
+        (1300, "zstd", "1a4351d58447d0a9a02577a4f33d3d02678c9978a1a4c9451e5a775030deeab3"),
+    ],
+)
+def test_a_masks_bytes_are_those_of_the_first_release(size: int, compression: str, digest: str) -> None:
+    levels = []
+    for length in [
+        size,
+        *(image.shape[0] for image in naive_masks.pyramid(np.ones((size, size), np.uint8), NODATA, 512)),
+    ]:
+        blocks = [bytes([number]) * (number + 5) for number in range((-(-length // 512)) ** 2)]
+        levels.append(Level(height=length, width=length, blocks=blocks))
+    assert hashlib.sha256(b"".join(assemble(spec_of(size, size, compression), levels))).hexdigest() == digest
+
+
+@pytest.mark.parametrize("size", [100, 1300])
+def test_a_masks_first_bytes_and_size_tell_what_it_is(size: int, tmp_path: Path) -> None:
+    content = write(tmp_path / "mask.tif", naive_masks.blobs(size, size, seed=4))
+    ours = TAGS["FINGERPRINT"]
+    assert inspect_mask(content) == FoundMask(fingerprint=ours, is_whole=True)
+    start = content[:16384]
+    assert inspect_head(start, len(content)) == FoundMask(fingerprint=ours, is_whole=True)
+    for other in (len(content) - 1, len(content) + 1):
+        assert inspect_head(start, other) == FoundMask(fingerprint=ours, is_whole=False)
+    for foreign in (b"", b"my notes", content[:200]):
+        assert inspect_head(foreign, len(content)) == FoundMask(fingerprint=None, is_whole=False)
+    pixels, _ = read_quicklook_pixels(content)
+    np.testing.assert_array_equal(pixels, read_quicklook_pixels(tmp_path / "mask.tif")[0])

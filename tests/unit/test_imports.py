@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = ROOT / "kappamask_stream"
 
-PURE = {"errors", "contract", "grid", "mosaic", "blend", "overviews", "radiometry", "nodata", "evaluation"}
+PURE = {"errors", "contract", "grid", "frame", "dilation", "mosaic", "blend", "overviews", "radiometry", "nodata", "evaluation"}
 SERVER_ONLY = {"server_models", "onnx", "onnxruntime", "openvino", "h5py", "ukis_csmask", "pytriton", "torch"}
 #: Layers from the core outwards: a module imports only from its own layer's list of allowed ones.
 LAYERS = [
@@ -22,6 +22,7 @@ LAYERS = [
         "sources",
         "jp2",
         "aoi",
+        "bands",
         "inference",
         "cog",
         "budget",
@@ -36,8 +37,8 @@ LAYERS = [
         "threads",
         "weights",
     },
-    {"destinations", "extras", "output", "pipeline", "sampling", "stac", "report", "survey"},
-    {"models", "runner", "api", "km_predict"},
+    {"assembly", "destinations", "extras", "output", "pipeline", "planning", "resources", "sampling", "stac", "report", "survey"},
+    {"models", "opening", "runner", "api", "km_predict"},
     {"cli", "__main__"},
 ]
 

@@ -1,5 +1,6 @@
 """Where a mask goes, whether it is already there, and a wrong place is found before any work."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -10,18 +11,18 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import rasterio
 
-from kappamask_stream.atomic import write_atomically
 from kappamask_stream.cog import CogSpec
 from kappamask_stream.cog.tiff import assemble
 from kappamask_stream.contract import ModelContract
+from kappamask_stream.destinations import FolderDestination, OutputFile
 from kappamask_stream.errors import OutputError
 from kappamask_stream.output import MaskOptions, OutputPlan
 from kappamask_stream.product import Product
-from kappamask_stream.quicklook import encode_quicklook
 from kappamask_stream.sources import DirectorySource
 from tests.unit import naive_masks
 from tests.unit.places import files_in, small_disk
@@ -53,34 +54,53 @@ def product(tmp_path: Path) -> Product:
 
 
 @pytest.fixture
-def plan(product: Product, csmask_contract: ModelContract, tmp_path: Path) -> OutputPlan:
-    return OutputPlan.of(product, csmask_contract, OPTIONS, tmp_path / "masks")
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "masks" / "product"
 
 
-def write_mask(plan: OutputPlan, contract: ModelContract) -> tuple[bytes, bytes]:
-    """Write what a run would: mask and quicklook."""
+@pytest.fixture
+def plan(product: Product, csmask_contract: ModelContract, folder: Path) -> OutputPlan:
+    return OutputPlan.of(product, csmask_contract, OPTIONS, FolderDestination(folder))
+
+
+async def write_mask(plan: OutputPlan, contract: ModelContract, *more: OutputFile) -> tuple[bytes, bytes]:
+    """Write what a run would: quicklook, other files, mask."""
     mask = naive_masks.blobs(1300, 700, seed=8)
     spec = CogSpec(
         height=1300, width=700, ulx=499980.0, uly=5900040.0, gsd_m=20, epsg=32629, nodata=contract.nodata_class,
         classes=contract.classes, tags=plan.tags,
     )  # fmt: skip
-    picture = encode_quicklook(naive_masks.overview(mask, 5), {c.value: c.colour for c in contract.classes})
-    plan.prepare()
-    write_atomically([(plan.quicklook, [picture]), (plan.mask, assemble(spec, levels_of(mask, spec)))])
-    return plan.mask.read_bytes(), picture
+    picture = plan.quicklook_file(naive_masks.overview(mask, 5))
+    await plan.destination.prepare([plan.mask, plan.quicklook, *(file.name for file in more)])
+    await plan.publish([picture, *more, plan.mask_file(assemble(spec, levels_of(mask, spec)))])
+    assert not isinstance(picture.content, Path)
+    return Path(plan.href).read_bytes(), b"".join(picture.content)
 
 
-def test_names_are_km_predicts_in_a_folder_of_the_product(plan: OutputPlan, product: Product, tmp_path: Path) -> None:
-    folder = tmp_path / "masks" / product.name
-    assert plan.mask == folder / "L2A_T29UNU_20221005T115411_XX_20m.tif"
-    assert plan.quicklook == folder / "L2A_T29UNU_20221005T115411_XX_20m.png"
+def companion(plan: OutputPlan, ending: str, content: bytes = b"made with it") -> OutputFile:
+    return OutputFile(name=plan.stem + ending, content=[content], media_type="text/plain")
+
+
+def test_names_are_km_predicts(plan: OutputPlan, folder: Path) -> None:
+    assert plan.mask == "L2A_T29UNU_20221005T115411_XX_20m.tif"
+    assert plan.quicklook == "L2A_T29UNU_20221005T115411_XX_20m_quicklook.png"
+    assert plan.href == str(folder / plan.mask)
+
+
+def test_files_say_what_they_are_and_which_mask_they_belong_to(plan: OutputPlan) -> None:
+    mask, picture = plan.mask_file([b"II*"]), plan.quicklook_file(naive_masks.blobs(20, 20, seed=1))
+    assert (mask.media_type, picture.media_type) == (
+        "image/tiff; application=geotiff; profile=cloud-optimized",
+        "image/png",
+    )
+    assert mask.metadata == picture.metadata == {"fingerprint": plan.fingerprint}
 
 
 def test_the_fingerprint_changes_with_all_that_decides_the_mask_and_nothing_else(
     product: Product, csmask_contract: ModelContract, tmp_path: Path
 ) -> None:
     def fingerprint(product: Product = product, contract: ModelContract = csmask_contract, **options: object) -> str:
-        return OutputPlan.of(product, contract, MaskOptions(**options), tmp_path).fingerprint  # type: ignore[arg-type]
+        return OutputPlan.of(product, contract, MaskOptions(**options), FolderDestination(tmp_path)).fingerprint  # type: ignore[arg-type]
 
     same = {
         fingerprint(),
@@ -93,6 +113,12 @@ def test_the_fingerprint_changes_with_all_that_decides_the_mask_and_nothing_else
     others = [
         fingerprint(radiometry="km_predict"),
         fingerprint(mosaic="blend"),
+        fingerprint(dilate=(("CLOUD", 60.0),)),
+        fingerprint(dilate=(("CLOUD", 80.0),)),
+        fingerprint(dilate=(("CLOUD", 60.0), ("CLEAR", 60.0))),
+        fingerprint(dilate=(("CLEAR", 60.0), ("CLOUD", 60.0))),
+        fingerprint(aoi=SimpleNamespace(identity="aa")),
+        fingerprint(aoi=SimpleNamespace(identity="bb")),
         fingerprint(replace(product, name="S2B")),
         fingerprint(replace(product, metadata_sha256="00" * 32)),
         fingerprint(contract=replace(csmask_contract, weights_sha256="00" * 32)),
@@ -103,125 +129,174 @@ def test_the_fingerprint_changes_with_all_that_decides_the_mask_and_nothing_else
     assert len({*same, *others}) == 1 + len(others)
 
 
-def test_tags_say_where_the_mask_comes_from_and_nothing_of_this_machine(
+async def test_tags_say_where_the_mask_comes_from_and_nothing_of_this_machine(
     plan: OutputPlan, csmask_contract: ModelContract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(platform, "node", lambda: "tell-tale.example")
-    write_mask(plan, csmask_contract)
-    with rasterio.open(plan.mask) as mask:
+    await write_mask(plan, csmask_contract)
+    with rasterio.open(plan.href) as mask:
         tags = mask.tags()
     assert tags["FINGERPRINT"] == plan.fingerprint
-    assert tags["PRODUCT"] == plan.mask.parent.name
+    assert tags["PRODUCT"] == "S2A_MSIL2A_20221005T115411_N0400_R023_T29UNU_20221005T164454"
     assert tags["MODEL"] == "test_l2a"
     assert tags["PROCESSING_BASELINE"] == "04.00"
     assert (tags["RADIOMETRY"], tags["MOSAIC"], tags["WEIGHTS_SOURCE"]) == ("corrected", "crop", "made for tests")
     assert tags["TIFFTAG_SOFTWARE"].startswith("kappamask-stream ")
-    content = plan.mask.read_bytes()
+    content = Path(plan.href).read_bytes()
     assert b"tell-tale" not in content
     assert str(tmp_path).encode() not in content
 
 
-def test_nothing_there_is_not_done(plan: OutputPlan) -> None:
-    assert not plan.is_done(OPTIONS)
-    plan.prepare()
-    assert not plan.is_done(OPTIONS)
+async def test_nothing_there_is_not_done(plan: OutputPlan) -> None:
+    assert not await plan.is_done(OPTIONS)
+    await plan.destination.prepare([plan.mask])
+    assert not await plan.is_done(OPTIONS)
 
 
-def test_a_whole_mask_of_this_fingerprint_is_done_even_when_overwriting_is_allowed(
+async def test_a_whole_mask_of_this_fingerprint_is_done_even_when_overwriting_is_allowed(
+    plan: OutputPlan, csmask_contract: ModelContract, folder: Path
+) -> None:
+    mask, picture = await write_mask(plan, csmask_contract)
+    assert await plan.is_done(OPTIONS)
+    assert await plan.is_done(OVERWRITE)
+    assert files_in(folder) == {plan.mask: mask, plan.quicklook: picture}
+
+
+async def test_a_lost_quicklook_is_drawn_again_from_the_mask(
+    plan: OutputPlan, csmask_contract: ModelContract, folder: Path
+) -> None:
+    mask, picture = await write_mask(plan, csmask_contract)
+    (folder / plan.quicklook).unlink()
+    assert await plan.is_done(OPTIONS, [plan.quicklook])
+    assert files_in(folder) == {plan.mask: mask, plan.quicklook: picture}
+
+
+async def test_a_mask_without_a_file_that_was_asked_for_is_not_done_and_no_error(
+    plan: OutputPlan, csmask_contract: ModelContract, folder: Path
+) -> None:
+    png = companion(plan, ".png")
+    await write_mask(plan, csmask_contract)
+    (folder / plan.quicklook).unlink()
+    assert not await plan.is_done(OPTIONS, [plan.quicklook, png.name])
+    await write_mask(plan, csmask_contract, png)
+    assert await plan.is_done(OPTIONS, [plan.quicklook, png.name])
+    assert await plan.is_done(OPTIONS)
+
+
+async def test_what_was_made_with_a_different_mask_goes_with_it(
+    plan: OutputPlan, product: Product, csmask_contract: ModelContract, folder: Path
+) -> None:
+    endings = (".png", ".pgw", "_probabilities.tif", "_subtiles.json", ".html", ".json")
+    await write_mask(plan, csmask_contract, *(companion(plan, ending) for ending in endings))
+    (folder / "notes.txt").write_text("mine")
+    await write_mask(plan, csmask_contract)
+    assert len(files_in(folder)) == 9, "the same mask again: what was made with it is as good as before"
+    other = OutputPlan.of(product, csmask_contract, replace(OVERWRITE, mosaic="blend"), plan.destination)
+    await write_mask(other, csmask_contract, companion(plan, ".pgw", b"new"))
+    assert set(files_in(folder)) == {plan.mask, plan.quicklook, f"{plan.stem}.pgw", "notes.txt"}
+    assert files_in(folder)[f"{plan.stem}.pgw"] == b"new"
+
+
+async def test_a_cut_or_damaged_copy_of_this_very_mask_is_not_done_and_no_error(
     plan: OutputPlan, csmask_contract: ModelContract
 ) -> None:
-    written = write_mask(plan, csmask_contract)
-    assert plan.is_done(OPTIONS)
-    assert plan.is_done(OVERWRITE)
-    assert (plan.mask.read_bytes(), plan.quicklook.read_bytes()) == written
+    content, _ = await write_mask(plan, csmask_contract)
+    path = Path(plan.href)
+    path.write_bytes(content[:-100])
+    assert not await plan.is_done(OPTIONS)
+    path.write_bytes(content[:-50] + bytes([content[-50] ^ 1]) + content[-49:])
+    assert not await plan.is_done(OPTIONS)
+    assert (await write_mask(plan, csmask_contract))[0] == content
+    assert await plan.is_done(OPTIONS)
 
 
-def test_a_lost_quicklook_is_drawn_again_from_the_mask(plan: OutputPlan, csmask_contract: ModelContract) -> None:
-    mask, picture = write_mask(plan, csmask_contract)
-    plan.quicklook.unlink()
-    assert plan.is_done(OPTIONS)
-    assert files_in(plan.mask.parent) == {plan.mask.name: mask, plan.quicklook.name: picture}
-
-
-def test_a_cut_or_damaged_copy_of_this_very_mask_is_not_done_and_no_error(
-    plan: OutputPlan, csmask_contract: ModelContract
+async def test_a_mask_of_another_origin_is_an_error_that_names_both_unless_overwriting(
+    plan: OutputPlan, product: Product, csmask_contract: ModelContract
 ) -> None:
-    content, _ = write_mask(plan, csmask_contract)
-    plan.mask.write_bytes(content[:-100])
-    assert not plan.is_done(OPTIONS)
-    plan.mask.write_bytes(content[:-50] + bytes([content[-50] ^ 1]) + content[-49:])
-    assert not plan.is_done(OPTIONS)
-    assert write_mask(plan, csmask_contract)[0] == content
-    assert plan.is_done(OPTIONS)
-
-
-def test_a_mask_of_another_origin_is_an_error_that_names_both_unless_overwriting(
-    plan: OutputPlan, product: Product, csmask_contract: ModelContract, tmp_path: Path
-) -> None:
-    content, _ = write_mask(plan, csmask_contract)
-    other = OutputPlan.of(product, csmask_contract, replace(OPTIONS, radiometry="km_predict"), tmp_path / "masks")
+    content, _ = await write_mask(plan, csmask_contract)
+    other = OutputPlan.of(product, csmask_contract, replace(OPTIONS, radiometry="km_predict"), plan.destination)
     expected = f"fingerprint {plan.fingerprint[:12]}.*fingerprint {other.fingerprint[:12]}.*--output or --overwrite"
-    with pytest.raises(OutputError, match=f"{re.escape(str(plan.mask))} is a mask of another origin.*{expected}"):
-        other.is_done(OPTIONS)
-    assert not other.is_done(OVERWRITE)
-    plan.mask.write_bytes(content[:-100])
+    with pytest.raises(OutputError, match=f"{re.escape(plan.href)} is a mask of another origin.*{expected}"):
+        await other.is_done(OPTIONS)
+    assert not await other.is_done(OVERWRITE)
+    Path(plan.href).write_bytes(content[:-100])
     with pytest.raises(OutputError, match=expected):
-        other.is_done(OPTIONS)
+        await other.is_done(OPTIONS)
 
 
 @pytest.mark.parametrize("keep", [0, 3, 150, None])
-def test_a_foreign_or_beheaded_file_is_an_error_unless_overwriting(
+async def test_a_foreign_or_beheaded_file_is_an_error_unless_overwriting(
     plan: OutputPlan, csmask_contract: ModelContract, keep: int | None
 ) -> None:
-    content, _ = write_mask(plan, csmask_contract)
-    plan.mask.write_bytes(b"my notes" if keep is None else content[:keep])
+    content, _ = await write_mask(plan, csmask_contract)
+    Path(plan.href).write_bytes(b"my notes" if keep is None else content[:keep])
     with pytest.raises(OutputError, match=rf"no fingerprint.*{plan.fingerprint[:12]}.*--overwrite"):
-        plan.is_done(OPTIONS)
-    assert not plan.is_done(OVERWRITE)
+        await plan.is_done(OPTIONS)
+    assert not await plan.is_done(OVERWRITE)
 
 
-def test_preparing_removes_what_a_killed_run_left(plan: OutputPlan) -> None:
-    plan.prepare()
-    for path in (plan.mask, plan.quicklook):
-        path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part").write_bytes(b"1")
-    plan.prepare()
-    assert files_in(plan.mask.parent) == {}
-    plan.discard_folder()
-    assert not plan.mask.parent.exists()
+async def test_preparing_removes_what_a_killed_run_left(plan: OutputPlan, folder: Path) -> None:
+    names = [plan.mask, plan.quicklook]
+    await plan.destination.prepare(names)
+    for name in names:
+        (folder / f".{name}.{platform.node()}.{os.getpid()}.part").write_bytes(b"1")
+    await plan.destination.prepare(names)
+    assert files_in(folder) == {}
+    await plan.destination.discard()
+    assert not folder.exists()
 
 
-def test_discarding_keeps_a_folder_that_holds_something(plan: OutputPlan) -> None:
-    plan.prepare()
-    (plan.mask.parent / "notes.txt").write_text("mine")
-    plan.discard_folder()
-    assert files_in(plan.mask.parent) == {"notes.txt": b"mine"}
+async def test_discarding_keeps_a_folder_that_holds_something(plan: OutputPlan, folder: Path) -> None:
+    await plan.destination.prepare([plan.mask])
+    (folder / "notes.txt").write_text("mine")
+    await plan.destination.discard()
+    assert files_in(folder) == {"notes.txt": b"mine"}
 
 
 @pytest.mark.parametrize("name", ["mask", "quicklook"])
-def test_a_folder_with_a_files_name_is_found_before_any_work(plan: OutputPlan, name: str) -> None:
-    getattr(plan, name).mkdir(parents=True)
-    assert not plan.is_done(OVERWRITE)
+async def test_a_folder_with_a_files_name_is_found_before_any_work(plan: OutputPlan, folder: Path, name: str) -> None:
+    (folder / getattr(plan, name)).mkdir(parents=True)
+    assert not await plan.is_done(OVERWRITE)
     with pytest.raises(OutputError, match=r"Is a directory: a folder has that name: rename it or give another folder"):
-        plan.prepare()
+        await plan.destination.prepare([plan.mask, plan.quicklook])
 
 
 @pytest.mark.parametrize("depth", [0, 1])
-def test_a_file_in_place_of_the_folder_is_found_before_any_work(plan: OutputPlan, tmp_path: Path, depth: int) -> None:
-    in_the_way = [plan.mask.parent, tmp_path / "masks"][depth]
+async def test_a_file_in_place_of_the_folder_is_found_before_any_work(
+    plan: OutputPlan, folder: Path, depth: int
+) -> None:
+    in_the_way = [folder, folder.parent][depth]
     in_the_way.parent.mkdir(exist_ok=True)
     in_the_way.write_text("a file")
-    with pytest.raises(OutputError, match=rf"{plan.mask.parent.name}: .*: a file stands where its folder should be"):
-        plan.prepare()
+    with pytest.raises(OutputError, match=rf"{folder.name}: .*: a file stands where its folder should be"):
+        await plan.destination.prepare([plan.mask])
     assert in_the_way.read_text() == "a file"
 
 
-def test_a_read_only_file_system_is_found_before_any_work(plan: OutputPlan, tmp_path: Path) -> None:
+async def test_a_file_in_place_of_a_tiles_folder_is_found_before_any_work(folder: Path) -> None:
+    destination = FolderDestination(folder)
+    folder.mkdir(parents=True)
+    (folder / "tile_0_0").write_text("a file")
+    file = OutputFile(name="tile_0_0/prediction.png", content=[b"1"], media_type="image/png")
+    for attempt in (destination.prepare([file.name]), destination.publish([file])):
+        with pytest.raises(OutputError, match=r"tile_0_0.*: a file stands where its folder should be"):
+            await attempt
+
+
+def test_a_read_only_file_system_is_found_before_any_work(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small") as disk:
-        inside = replace(plan, mask=disk / "p" / "m.tif", quicklook=disk / "p" / "m.png")
-        inside.mask.parent.mkdir()
+        (disk / "p").mkdir()
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         with pytest.raises(OutputError, match=r"small/p: Read-only file system: give another folder with --output"):
-            inside.prepare()
+            asyncio.run(FolderDestination(disk / "p").prepare(["m.tif"]))
+
+
+async def test_files_that_do_not_fit_leave_no_folder_that_was_made_for_them(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small") as disk:
+        file = OutputFile(name="tile_0_0/prediction.png", content=[bytes(10**6)], media_type="image/png")
+        with pytest.raises(OutputError, match=r"prediction\.png: No space left on device \(1000000 bytes are needed"):
+            await FolderDestination(disk).publish([file])
+        assert list(disk.iterdir()) == []
 
 
 @pytest.fixture
@@ -237,18 +312,29 @@ def forbidden() -> Iterator[Path]:
     folder.rmdir()
 
 
-def test_a_folder_without_permission_is_found_before_any_work(plan: OutputPlan, forbidden: Path) -> None:
-    there = replace(plan, mask=forbidden / "m.tif", quicklook=forbidden / "m.png")
+async def test_a_folder_without_permission_is_found_before_any_work(forbidden: Path) -> None:
+    there = FolderDestination(forbidden)
     with pytest.raises(OutputError, match=rf"cannot write {forbidden}: Permission denied: give another folder"):
-        there.prepare()
-    new = replace(plan, mask=forbidden / "p" / "m.tif", quicklook=forbidden / "p" / "m.png")
+        await there.prepare(["m.tif"])
     with pytest.raises(OutputError, match=rf"cannot write {forbidden}/p: Permission denied: give another folder"):
-        new.prepare()
-    with pytest.raises(OutputError, match=r"m\.tif: Permission denied \(4 bytes are needed, \d+ are free\): give"):
-        write_atomically([(there.mask, [b"mask"])])
+        await FolderDestination(forbidden / "p").prepare(["m.tif"])
+    for name, path in (
+        ("m.tif", "m.tif: Permission denied (4 bytes are needed, "),
+        ("t/m.tif", "t: Permission denied: "),
+    ):
+        with pytest.raises(OutputError, match=re.escape(path)):
+            await there.publish([OutputFile(name=name, content=[b"mask"], media_type="image/tiff")])
 
 
-def test_a_fingerprint_is_of_the_ingredients_that_the_tags_show(plan: OutputPlan) -> None:
-    names = ("product", "product_metadata_sha256", "model", "weights_sha256", "contract_sha256", "radiometry", "mosaic")
-    shown = {name: plan.tags[name.upper()] for name in names}
-    assert hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest() == plan.fingerprint
+def test_a_fingerprint_is_of_the_ingredients_that_the_tags_show(
+    plan: OutputPlan, product: Product, csmask_contract: ModelContract
+) -> None:
+    plain = ("product", "product_metadata_sha256", "model", "weights_sha256", "contract_sha256", "radiometry", "mosaic")
+    aoi = SimpleNamespace(identity="ef" * 32)
+    options = MaskOptions(dilate=(("CLOUD", 60.0), ("CLOUD_SHADOW", 30.5)), aoi=aoi)  # type: ignore[arg-type]
+    full = OutputPlan.of(product, csmask_contract, options, plan.destination)
+    assert (full.tags["DILATE"], full.tags["AOI"]) == ("CLOUD=60,CLOUD_SHADOW=30.5", "ef" * 32)
+    assert not {"DILATE", "AOI"} & set(plan.tags)
+    for made, names in ((plan, plain), (full, (*plain, "dilate", "aoi"))):
+        shown = {name: made.tags[name.upper()] for name in names}
+        assert hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest() == made.fingerprint

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kappamask_stream.overviews import OverviewPyramid, decimate, overview_sizes
+from kappamask_stream.overviews import OverviewPyramid, average, decimate, overview_sizes
 from tests.unit import naive_masks
 
 
@@ -65,3 +65,17 @@ def test_any_size_and_order_equals_the_naive_pyramid(
 def test_overviews_go_down_to_the_first_that_fits_into_a_block(size: int, sizes: list[int]) -> None:
     assert overview_sizes(size, size, 512) == [(n, n) for n in sizes]
     assert overview_sizes(size, 1, 512) == [(n, 1) for n in sizes]
+
+
+@given(st.integers(0, 2**32), st.integers(1, 4))
+def test_an_average_counts_pixels_with_data_and_rounds_halves_up(seed: int, bands: int) -> None:
+    draw = np.random.default_rng(seed)
+    pixels = draw.integers(0, 256, (bands, 8, 6), np.uint8)
+    pixels[:, draw.random((8, 6)) < 0.4] = 0
+    halved = average(pixels)
+    assert (halved.dtype, halved.shape) == (np.uint8, (bands, 4, 3))
+    for row, col in np.ndindex(4, 3):
+        four = pixels[:, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2].reshape(bands, 4).astype(int)
+        known = four[:, four.any(axis=0)]
+        expected = np.floor(known.mean(axis=1) + 0.5) if known.size else np.zeros(bands)
+        np.testing.assert_array_equal(halved[:, row, col], expected)

@@ -157,5 +157,5 @@ def test_flags_in_the_table_are_those_of_the_command_line_and_say_the_same_defau
         assert flag in run[name].opts
         assert run[name].default is None, f"{flag}: a default of its own would hide variable and file"
         default = Settings.model_fields[name].default
-        if default is not None:
+        if default is not None and default is not False:  # an option that is off says so by not being given
             assert f"[default: {default}]" in run[name].help

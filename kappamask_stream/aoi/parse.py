@@ -1,0 +1,167 @@
+"""Read an area of interest from text or a file: WKT, EWKT, GeoJSON, or a bounding box."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+
+from kappamask_stream.aoi.area import AreaOfInterest
+from kappamask_stream.errors import UsageError
+
+_LARGEST_FILE = 16 * 1024 * 1024
+_WGS84 = "EPSG:4326"
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_BOX = re.compile(rf"\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*(?:,\s*([\w:]+)\s*)?")
+_EWKT = re.compile(r"\s*(?:SRID=(?P<srid>\d+)|(?P<crs>[A-Za-z]+:\w+))\s*;(?P<wkt>.*)", re.DOTALL)
+_WKT = re.compile(r"\s*[A-Za-z]+\s*(?:Z|M|ZM|z|m|zm)?\s*(?:\(|EMPTY)", re.DOTALL)
+_URN = re.compile(r"urn:ogc:def:crs:(\w+):[\d.]*:(\w+)", re.IGNORECASE)
+_FORMS = (
+    "a bounding box WEST,SOUTH,EAST,NORTH[,EPSG:CODE], WKT, EWKT (SRID=CODE;POLYGON((…))), GeoJSON, or a file with one "
+    "of these"
+)
+_SHOWN = 80
+_HALF_TURN = 180.0
+
+
+def parse_aoi(text: str) -> AreaOfInterest:
+    """Read an area of interest.
+
+    Parameters
+    ----------
+    text : ``WEST,SOUTH,EAST,NORTH[,EPSG:CODE]``, WKT or EWKT, GeoJSON (geometry, Feature or FeatureCollection), or the
+        path of a file that holds one of these. Without a code coordinates are longitude and latitude in degrees
+        (WGS 84). A box whose west is greater than its east crosses the antimeridian, and so does a ring with two
+        neighbouring vertices more than 180 degrees of longitude apart.
+
+    Raises
+    ------
+    UsageError
+        If it is none of these, no area, or of an unknown coordinate system.
+    """
+    if not text.strip():
+        raise UsageError(f"--aoi is empty: give {_FORMS}")
+    if (box := _BOX.fullmatch(text)) is not None:
+        return _box(text, box)
+    if text.lstrip().startswith("{"):
+        return _geojson(text, said="--aoi")
+    if _EWKT.fullmatch(text) or _WKT.match(text):
+        return _wkt(text, said="--aoi")
+    return _file(Path(text))
+
+
+def _file(path: Path) -> AreaOfInterest:
+    try:
+        size = path.stat().st_size
+        if size > _LARGEST_FILE:
+            raise UsageError(f"--aoi {path} has {size} bytes, at most {_LARGEST_FILE} are read: simplify the geometry")
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # ValueError: no text, or no path (a null byte)
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(f"--aoi {str(path)[:_SHOWN]!r} cannot be read ({reason}): give {_FORMS}") from error
+    said = f"--aoi {path}"
+    if content.lstrip().startswith("{"):
+        return _geojson(content, said=said)
+    if (box := _BOX.fullmatch(content)) is not None:
+        return _box(content, box)
+    return _wkt(content, said=said)
+
+
+def _box(text: str, found: re.Match[str]) -> AreaOfInterest:
+    west, south, east, north = (float(found[i]) for i in range(1, 5))
+    crs = _crs(found[5] or _WGS84, said="--aoi")
+    if crs.is_geographic and west > east:
+        east += 360.0
+    if west >= east or south >= north:
+        raise UsageError(
+            f"--aoi {text.strip()} is an empty box: west {west:g} must be less than east {east:g}, "
+            f"south {south:g} less than north {north:g}"
+        )
+    return AreaOfInterest(geometry=shapely.box(west, south, east, north), crs=crs)
+
+
+def _wkt(text: str, *, said: str) -> AreaOfInterest:
+    found = _EWKT.fullmatch(text)
+    code, wkt = (_WGS84, text) if found is None else (found["crs"] or f"EPSG:{found['srid']}", found["wkt"])
+    try:
+        geometry = shapely.from_wkt(wkt.strip())
+    except shapely.errors.GEOSException as error:
+        raise UsageError(f"{said} is no WKT ({error}): give {_FORMS}") from error
+    return _area(geometry, _crs(code, said=said), said)
+
+
+def _geojson(text: str, *, said: str) -> AreaOfInterest:
+    try:
+        document = json.loads(text)
+        geometry = shapely.union_all([shapely.from_geojson(json.dumps(part)) for part in _geometries(document)])
+    except (json.JSONDecodeError, RecursionError, shapely.errors.ShapelyError) as error:
+        raise UsageError(f"{said} is no GeoJSON ({error}): give {_FORMS}") from error
+    return _area(geometry, _crs(_crs_of(document), said=said), said)
+
+
+def _geometries(document: dict[str, Any]) -> list[Any]:
+    features = document.get("features") if document.get("type") == "FeatureCollection" else [document]
+    parts = [f.get("geometry") if f.get("type") == "Feature" else f for f in features or [] if isinstance(f, dict)]
+    return [part for part in parts if part is not None]
+
+
+def _crs_of(document: dict[str, Any]) -> str:
+    """Return the coordinate system of the GeoJSON of 2008; RFC 7946 knows WGS 84 only."""
+    member = document.get("crs")
+    name = member.get("properties", {}).get("name") if isinstance(member, dict) else None
+    if not isinstance(name, str):
+        return _WGS84
+    urn = _URN.fullmatch(name)
+    return f"{urn[1]}:{urn[2]}" if urn else name
+
+
+def _crs(code: str, *, said: str) -> CRS:
+    if code.isdigit():
+        code = f"EPSG:{code}"
+    try:
+        return CRS.from_user_input(code)
+    except (CRSError, ValueError) as error:
+        raise UsageError(
+            f"{said} is in {code[:_SHOWN]!r}, which is no coordinate system known here: give a code such as EPSG:32633"
+        ) from error
+
+
+def _area(geometry: shapely.Geometry, crs: CRS, said: str) -> AreaOfInterest:
+    geometry = shapely.force_2d(geometry)
+    if not np.isfinite(shapely.get_coordinates(geometry)).all():
+        raise UsageError(f"{said} has a coordinate that is no finite number")
+    if crs.is_geographic:
+        geometry = _unwrapped(geometry)
+    # Two rings of a bow tie become two triangles; what is no area in a collection falls away.
+    polygons = [p for p in shapely.get_parts(shapely.make_valid(geometry)) if shapely.area(p) > 0]
+    if not polygons:
+        kind = "empty" if geometry.is_empty else f"a {geometry.geom_type}"
+        raise UsageError(f"{said} is {kind}, an area is needed: give a polygon or a bounding box")
+    return AreaOfInterest(geometry=shapely.union_all(polygons), crs=crs)
+
+
+def _unwrapped(geometry: shapely.Geometry) -> shapely.Geometry:
+    """Continue polygons that cross the antimeridian beyond 180 degrees east."""
+
+    def one(polygon: shapely.Polygon) -> shapely.Geometry:
+        longitudes = shapely.get_coordinates(polygon)[:, 0]
+        ring = shapely.get_coordinates(polygon.exterior)[:, 0]
+        if longitudes.size == 0 or np.abs(np.diff(ring)).max(initial=0.0) <= _HALF_TURN:
+            return polygon
+        return shapely.transform(polygon, lambda xy: np.column_stack([np.mod(xy[:, 0], 360.0), xy[:, 1]]))
+
+    parts = [one(p) if isinstance(p, shapely.Polygon) else p for p in _flat(geometry)]
+    return parts[0] if len(parts) == 1 else shapely.GeometryCollection(parts)
+
+
+def _flat(geometry: shapely.Geometry) -> list[shapely.Geometry]:
+    parts = list(shapely.get_parts(geometry))
+    if parts == [geometry] or not parts:
+        return [geometry]
+    return [inner for part in parts for inner in _flat(part)]

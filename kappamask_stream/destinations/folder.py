@@ -1,0 +1,132 @@
+"""A product's files in a directory: hidden temporary names, then renamed in order."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from kappamask_stream.atomic import output_error, publish, remove_stale
+from kappamask_stream.cog import inspect_mask
+from kappamask_stream.errors import OutputError
+from kappamask_stream.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from kappamask_stream.cog import FoundMask
+    from kappamask_stream.destinations.types import OutputFile
+
+
+class FolderDestination:
+    """A directory; made when it is needed. All blocking work is done in threads.
+
+    Parameters
+    ----------
+    folder : of one product.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.label = str(folder)
+
+    def __repr__(self) -> str:
+        return f"<FolderDestination {self.label}>"
+
+    def href(self, name: str) -> str:
+        """Return a file's path."""
+        return str(self.folder / name)
+
+    async def inspect(self, name: str) -> FoundMask | None:
+        """See `Destination.inspect`."""
+        return await in_thread(None, self._inspect, self.folder / name)
+
+    async def missing(self, names: Sequence[str]) -> list[str]:
+        """See `Destination.missing`."""
+        return await in_thread(None, self._missing, names)
+
+    async def read(self, name: str) -> bytes:
+        """See `Destination.read`."""
+        path = self.folder / name
+        try:
+            return await in_thread(None, path.read_bytes)
+        except OSError as error:
+            raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+
+    async def prepare(self, names: Sequence[str]) -> None:
+        """See `Destination.prepare`; temporary files of processes that were killed are removed."""
+        await in_thread(None, self._prepare, [self.folder / name for name in names])
+
+    async def publish(self, files: Sequence[OutputFile]) -> None:
+        """See `Destination.publish`."""
+        paths = [(self.folder / file.name, file.content) for file in files]
+        made: list[Path] = []
+        try:
+            await in_thread(None, self._make_folders, [path for path, _ in paths], made)
+            await publish(paths)
+        except BaseException:
+            _remove_empty(made)
+            raise
+
+    async def remove(self, names: Sequence[str]) -> None:
+        """See `Destination.remove`."""
+        await in_thread(None, self._remove, names)
+
+    async def discard(self) -> None:
+        """See `Destination.discard`."""
+        await in_thread(None, _remove_empty, [self.folder])
+
+    def _inspect(self, path: Path) -> FoundMask | None:
+        try:
+            if not path.exists() or path.is_dir():  # `prepare` speaks of a folder
+                return None
+            return inspect_mask(path)
+        except OSError as error:
+            raise OutputError(f"cannot look for {path}: {error.strerror}") from error
+
+    def _missing(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if not (self.folder / name).is_file()]
+
+    def _prepare(self, paths: Sequence[Path]) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Asking for permissions is not enough: a file system may be read-only, a quota may have ended.
+            tempfile.TemporaryFile(dir=self.folder).close()
+        except OSError as error:
+            raise output_error(self.folder, error) from error
+        for path in paths:
+            if path.is_dir():
+                raise output_error(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+            if path.parent.exists() and not path.parent.is_dir():
+                raise output_error(path, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+        remove_stale(paths)
+
+    def _make_folders(self, paths: Sequence[Path], made: list[Path]) -> None:
+        """Make the folders of files that want one inside this one; those that were not there are added to `made`."""
+        for folder in dict.fromkeys(path.parent for path in paths if path.parent != self.folder):
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                if not folder.is_dir():
+                    raise output_error(folder, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))) from None
+            except OSError as error:
+                raise output_error(folder, error) from error
+            else:
+                made.append(folder)
+
+    def _remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            path = self.folder / name
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise OutputError(f"cannot remove {path}: {error.strerror or error}") from error
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()

@@ -1,0 +1,45 @@
+"""No place at all: for those who take a mask from memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kappamask_stream.cog import FoundMask
+    from kappamask_stream.destinations.types import OutputFile
+
+
+class Nowhere:
+    """Has nothing and takes nothing; see `Destination`."""
+
+    label = "nowhere"
+
+    def href(self, name: str) -> str:
+        """Return the bare name."""
+        return name
+
+    async def inspect(self, name: str) -> FoundMask | None:  # noqa: ARG002
+        """Find nothing."""
+        return None
+
+    async def missing(self, names: Sequence[str]) -> list[str]:
+        """Miss everything."""
+        return list(names)
+
+    async def read(self, name: str) -> bytes:
+        """Refuse: nobody asks for what is not there."""
+        raise FileNotFoundError(name)
+
+    async def prepare(self, names: Sequence[str]) -> None:
+        """Need nothing."""
+
+    async def publish(self, files: Sequence[OutputFile]) -> None:
+        """Drop the files."""
+
+    async def remove(self, names: Sequence[str]) -> None:
+        """Have nothing to remove."""
+
+    async def discard(self) -> None:
+        """Have nothing to discard."""

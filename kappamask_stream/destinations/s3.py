@@ -1,0 +1,116 @@
+"""A product's files under a prefix of a bucket: one PUT each (in parts where it is large), in order."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from kappamask_stream.cog import inspect_head
+from kappamask_stream.errors import InputError, OutputError
+from kappamask_stream.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from kappamask_stream.cog import FoundMask
+    from kappamask_stream.destinations.types import OutputFile
+    from kappamask_stream.s3 import S3Client
+
+#: A mask's directories and tags take about 20 kB.
+_HEAD_BYTES = 64 * 1024
+#: A mask takes 2 to 4 MB; what is larger under its name is not read.
+_LARGEST_MASK = 64 * 1024 * 1024
+#: Names looked for at once.
+_AT_ONCE = 8
+
+
+class S3Destination:
+    """A prefix of a bucket. Each object is there whole or as it was before; the last one published stands for all.
+
+    Unlike a directory, a failure between two objects leaves the earlier ones replaced: S3 knows no renaming.
+
+    Parameters
+    ----------
+    client : for the store; belongs to the caller.
+    bucket, prefix : where; the prefix is the product's folder, without a slash at its end; may be empty.
+    """
+
+    def __init__(self, client: S3Client, bucket: str, prefix: str) -> None:
+        self._client, self._bucket = client, bucket
+        self._folder = f"{prefix}/" if prefix else ""
+        self.label = f"s3://{bucket}/{self._folder}".rstrip("/")
+
+    def __repr__(self) -> str:
+        return f"<S3Destination {self.label}>"
+
+    def href(self, name: str) -> str:
+        """Return an object's URL."""
+        return f"{self.label}/{name}"
+
+    async def inspect(self, name: str) -> FoundMask | None:
+        """See `Destination.inspect`: size and first bytes tell; objects are never there in part."""
+        with self._told("looked for"):
+            found = await self._client.head(self._bucket, self._key(name))
+            if found is None:
+                return None
+            start = await self._client.read(found, 0, min(found.size, _HEAD_BYTES)) if found.size else b""
+        return await in_thread(None, inspect_head, start, found.size)
+
+    async def missing(self, names: Sequence[str]) -> list[str]:
+        """See `Destination.missing`."""
+        slots = asyncio.Semaphore(_AT_ONCE)
+
+        async def is_missing(name: str) -> bool:
+            async with slots:
+                return await self._client.head(self._bucket, self._key(name)) is None
+
+        with self._told("looked for"):
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    asked = {name: tasks.create_task(is_missing(name)) for name in names}
+            except ExceptionGroup as group:
+                raise group.exceptions[0] from None
+        return [name for name, task in asked.items() if task.result()]
+
+    async def read(self, name: str) -> bytes:
+        """See `Destination.read`."""
+        with self._told("read"):
+            return await self._client.get(self._bucket, self._key(name), limit=_LARGEST_MASK)
+
+    async def prepare(self, names: Sequence[str]) -> None:
+        """See `Destination.prepare`: an upload is begun and given up, so that missing rights are found now."""
+        with self._told("written"):
+            for name in names[:1]:
+                await self._client.try_write(self._bucket, self._key(name))
+
+    async def publish(self, files: Sequence[OutputFile]) -> None:
+        """See `Destination.publish`; what is there when a failure or cancellation comes stays."""
+        for file in files:
+            with self._told("written"):
+                await self._client.put(
+                    self._bucket,
+                    self._key(file.name),
+                    file.content,
+                    content_type=file.media_type,
+                    metadata=file.metadata,
+                )
+
+    async def remove(self, names: Sequence[str]) -> None:
+        """See `Destination.remove`."""
+        with self._told("removed"):
+            for name in names:
+                await self._client.delete(self._bucket, self._key(name))
+
+    async def discard(self) -> None:
+        """See `Destination.discard`: a store has no folders, nothing is to be removed."""
+
+    def _key(self, name: str) -> str:
+        return f"{self._folder}{name}"
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:  # the client's words are about sources
+            raise OutputError(f"the output cannot be {what}: {error}") from error

@@ -1,0 +1,103 @@
+"""Where the files of one product go, wherever that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from kappamask_stream.cog import FoundMask
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputFile:
+    """One file to be published.
+
+    Attributes
+    ----------
+    name : relative to the product's folder; may hold one folder (``prediction/…``).
+    content : its bytes in pieces, or a finished scratch file, which is moved or uploaded.
+    media_type : e.g. ``image/tiff; application=geotiff; profile=cloud-optimized``.
+    metadata : kept with the object on stores that can (``fingerprint``, …); directories have no place for it.
+    """
+
+    name: str
+    content: Sequence[bytes] | Path = field(repr=False)
+    media_type: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class Destination(Protocol):
+    """One product's folder: a directory, or a prefix of an object store.
+
+    Attributes
+    ----------
+    label : what people call the place, a path or a URL.
+    """
+
+    label: str
+
+    def href(self, name: str) -> str:
+        """Return the path or URL of a file of this folder, as results and messages give it."""
+        ...
+
+    async def inspect(self, name: str) -> FoundMask | None:
+        """Return what a mask that is there says about its origin; None where nothing is there.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be looked at.
+        """
+        ...
+
+    async def missing(self, names: Sequence[str]) -> list[str]:
+        """Return those of `names` that are not there."""
+        ...
+
+    async def read(self, name: str) -> bytes:
+        """Return a whole file that is there.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be read.
+        """
+        ...
+
+    async def prepare(self, names: Sequence[str]) -> None:
+        """Make the place ready and try it, so that a wrong one is found before any work is done.
+
+        Raises
+        ------
+        OutputError
+            If files of these names could not be written there.
+        """
+        ...
+
+    async def publish(self, files: Sequence[OutputFile]) -> None:
+        """Write files so that each appears whole or not at all, in the order given: the last stands for all.
+
+        Raises
+        ------
+        OutputError
+            Naming the file, why, and the remedy.
+        """
+        ...
+
+    async def remove(self, names: Sequence[str]) -> None:
+        """Remove those of `names` that are there.
+
+        Raises
+        ------
+        OutputError
+            If one cannot be removed.
+        """
+        ...
+
+    async def discard(self) -> None:
+        """Remove the folder where nothing was written to it (after a failure)."""
+        ...

@@ -1,0 +1,161 @@
+"""Before the first pixel: which tiles a mask takes, what of the files that means, where the mask lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kappamask_stream.bands import choose_files, fitted
+from kappamask_stream.blend import BlendMosaic
+from kappamask_stream.errors import ProductError
+from kappamask_stream.frame import MaskFrame
+from kappamask_stream.grid import TileGrid, Window
+from kappamask_stream.jp2 import DecodePlan, bands_of, index_bands, wanted_tiles
+from kappamask_stream.mosaic import CropMosaic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from kappamask_stream.aoi import ProductArea
+    from kappamask_stream.contract import ModelContract
+    from kappamask_stream.grid import Tile
+    from kappamask_stream.jp2 import IndexCost
+    from kappamask_stream.output import MaskOptions
+    from kappamask_stream.product import Product
+    from kappamask_stream.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What of a product is masked, tile by tile.
+
+    Attributes
+    ----------
+    grid : over the whole image: an area of interest does not move tiles, so its mask is a part of the whole one.
+    frame : of the mask.
+    area : of interest; None where all is masked.
+    read : tiles that are read and inferred, in the order of the grid.
+    unread : tiles that lie in the frame and not in the area.
+    mosaic : empty, and waits for `read` and `unread`.
+    """
+
+    grid: TileGrid
+    frame: MaskFrame
+    area: ProductArea | None
+    read: tuple[Tile, ...]
+    unread: tuple[Tile, ...]
+    mosaic: CropMosaic | BlendMosaic
+
+    @classmethod
+    def of(cls, product: Product, contract: ModelContract, options: MaskOptions) -> Layout:
+        """Lay the contract's tiles over a product and choose those that the options ask for.
+
+        Raises
+        ------
+        ProductError
+            If the metadata gives no size at the contract's resolution.
+        UsageError
+            If the area of interest misses the product.
+        """
+        height, width = mask_size(product, contract)
+        grid, gsd_m, area = TileGrid.of(contract, height, width), contract.gsd_m, None
+        window = Window(0, 0, height, width)
+        if options.aoi is not None:
+            area = options.aoi.on_product(
+                name=product.name,
+                epsg=product.epsg,
+                ulx=product.ulx,
+                uly=product.uly,
+                height=height,
+                width=width,
+                gsd_m=gsd_m,
+            )
+            window = area.window
+        mosaic = _mosaic(options, contract, grid, window)
+        read: list[Tile] = []
+        unread: list[Tile] = []
+        for tile in grid:
+            share = mosaic.share(tile)
+            if share is not None:
+                (read if area is None or area.meets(share) else unread).append(tile)
+        frame = MaskFrame(
+            window=window,
+            ulx=product.ulx + window.col * gsd_m,
+            uly=product.uly - window.row * gsd_m,
+            gsd_m=gsd_m,
+            epsg=product.epsg,
+        )
+        return cls(grid=grid, frame=frame, area=area, read=tuple(read), unread=tuple(unread), mosaic=mosaic)
+
+
+async def plan_decoding(
+    product: Product,
+    contract: ModelContract,
+    tiles: Iterable[Tile],
+    *,
+    partly: bool = False,
+    cost: IndexCost | None = None,
+) -> DecodePlan:
+    """Index every file of a model's bands and plan what is decoded when.
+
+    Parameters
+    ----------
+    tiles : of the grid, in the order in which they are cut.
+    partly : True looks for the codestream tiles that `tiles` need only; False follows each file to its end, which
+        shows that all of it is there.
+    cost : what indexing reads is added here.
+
+    Raises
+    ------
+    InputError
+        If a band is missing, damaged, or of another size than the metadata says.
+    """
+    tiles = tuple(tiles)
+    groups = {(b, g.gsd_m): g for g in contract.inputs for b in g.bands}
+    files = choose_files(product, contract, allow_coarser=product.allow_coarser)
+    paths = {key: file.path for key, file in files.items()}
+    # A band that is resampled is looked for as a whole: its file's tiles are not those of the grid.
+    exact = all(file.gsd_m == gsd_m for (_, gsd_m), file in files.items())
+    wanted = wanted_tiles([(paths[key], group) for key, group in groups.items()], tiles) if partly and exact else None
+    opened = await index_bands(product.source, list(paths.values()), wanted=wanted, cost=cost)
+    indexes = {key: fitted(opened[file.path], file, key[1]) for key, file in files.items()}
+    for (band, gsd_m), path in paths.items():
+        found, said = (indexes[band, gsd_m].height, indexes[band, gsd_m].width), product.sizes.get(gsd_m)
+        if said is not None and found != said:
+            raise ProductError(
+                f"{path} of {product.name} has {found[0]} x {found[1]} pixels, the metadata says "
+                f"{said[0]} x {said[1]} for {gsd_m} m: the file or MTD_TL.xml is wrong ({band})"
+            )
+    bands = bands_of(contract, indexes, paths)
+    return DecodePlan.of(bands, tiles)
+
+
+def mask_size(product: Product, contract: ModelContract) -> tuple[int, int]:
+    """Return rows and columns of the whole mask: the product's size at the contract's resolution.
+
+    Raises
+    ------
+    ProductError
+        If the metadata gives no size for it.
+    """
+    if contract.gsd_m not in product.sizes:
+        raise ProductError(
+            f"the metadata of {product.name} gives sizes for {sorted(product.sizes)} m, "
+            f"the model {contract.name} makes masks of {contract.gsd_m} m"
+        )
+    return product.sizes[contract.gsd_m]
+
+
+def reservation(plan: DecodePlan, settings: Settings) -> int:
+    """Return the bytes that a product's decoded pixels may take: all of them if they fit into its share of the budget.
+
+    What a product needs at least it gets, even beyond its share: then it waits until the others leave that much.
+    """
+    share = settings.memory_budget_bytes // settings.products_at_once
+    return max(plan.required_bytes, min(sum(unit.nbytes for unit in plan.units), share))
+
+
+def _mosaic(options: MaskOptions, contract: ModelContract, grid: TileGrid, window: Window) -> CropMosaic | BlendMosaic:
+    if options.mosaic == "blend":
+        return BlendMosaic(grid, class_values=contract.probability_classes, nodata=contract.nodata_class, frame=window)
+    return CropMosaic(grid, nodata=contract.nodata_class, frame=window)

@@ -1,0 +1,194 @@
+"""An S3 client: listing, sizes, whole small objects, ranges, and writing; each call says what went wrong in words."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from kappamask_stream.errors import ProductError
+from kappamask_stream.s3 import reading, writing
+from kappamask_stream.s3.checksums import md5_of_etag, wrong_checksum
+from kappamask_stream.s3.failures import changed
+from kappamask_stream.s3.options import S3Object, bare_etag
+from kappamask_stream.s3.retry import TryLaterError
+from kappamask_stream.s3.session import S3Session
+from kappamask_stream.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from typing import Self
+
+    from kappamask_stream.s3.limits import RequestLimits
+    from kappamask_stream.s3.options import S3Options
+    from kappamask_stream.s3.writing import Body
+
+#: Bytes of one request of a stream: larger ones save little, and a stream holds as many in memory.
+SEGMENT_BYTES = 4 * 1024 * 1024
+
+
+class S3Client:
+    """A client for one store and one set of credentials, for as many buckets and tasks as you like.
+
+    An async context manager; nothing is connected, and no credentials are looked for, before the first call. All calls
+    raise `StoreError` where the store refuses and `StoreUnavailableError` where it fails again and again.
+
+    Parameters
+    ----------
+    options : where and as whom.
+    limits : shared with other clients of the same store and credentials; None: own ones.
+    """
+
+    def __init__(self, options: S3Options, limits: RequestLimits | None = None) -> None:
+        self.options = options
+        self._session = S3Session(options, limits)
+
+    def __repr__(self) -> str:
+        who = "anonymous" if self.options.anonymous else self.options.profile or "default credentials"
+        return f"<S3Client {self.options.endpoint_url or 'AWS'}, {who}, {self._session.limits!r}>"
+
+    @property
+    def requests(self) -> int:
+        """Requests sent so far, with those that failed."""
+        return self._session.requests
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes of objects received so far."""
+        return self._session.received_bytes
+
+    async def __aenter__(self) -> Self:
+        await self._session.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._session.__aexit__(*error)
+
+    async def list(self, bucket: str, prefix: str, *, most: int) -> list[S3Object]:
+        """Return all objects whose keys begin with `prefix`, in the store's order; none is no error.
+
+        Raises
+        ------
+        ProductError
+            If there are more than `most`.
+        """
+        found: list[S3Object] = []
+        following: dict[str, Any] = {}
+        url = f"s3://{bucket}/{prefix}"
+        while True:
+            page = await self._session.call("list_objects_v2", url, Bucket=bucket, Prefix=prefix, **following)
+            for entry in page.get("Contents", []):
+                etag = bare_etag(entry.get("ETag"))
+                found.append(S3Object(bucket=bucket, key=entry["Key"], size=int(entry["Size"]), etag=etag))
+            if len(found) > most:
+                raise ProductError(f"more than {most} objects lie under {url}: give one product's prefix")
+            token = page.get("NextContinuationToken")
+            if not page.get("IsTruncated") or not token or following.get("ContinuationToken") == token:
+                return found
+            following = {"ContinuationToken": token}
+
+    async def head(self, bucket: str, key: str) -> S3Object | None:
+        """Return an object's size and version; None if there is none."""
+        answer = await self._session.call(
+            "head_object", f"s3://{bucket}/{key}", may_be_absent=True, Bucket=bucket, Key=key
+        )
+        if not answer:
+            return None
+        return S3Object(bucket=bucket, key=key, size=int(answer["ContentLength"]), etag=bare_etag(answer.get("ETag")))
+
+    async def get(self, bucket: str, key: str, *, limit: int, etag: str | None = None) -> bytes:
+        """Return a whole small object, compared with its checksum where the store gives one.
+
+        Parameters
+        ----------
+        limit : most bytes.
+        etag : of the version that is wanted; None: any.
+
+        Raises
+        ------
+        ProductError
+            If it has more than `limit` bytes.
+        StoreError
+            If it is another version.
+        """
+        url = f"s3://{bucket}/{key}"
+        headers = {} if etag is None or etag.startswith("W/") else {"If-Match": f'"{etag}"'}
+        seen: set[bytes] = set()
+
+        async def attempt() -> bytes:
+            async with self._session.get(bucket, key, headers, with_checksum=True) as answer:
+                now = bare_etag(answer.headers.get("ETag"))
+                if etag is not None and now is not None and now != etag:
+                    raise changed(url, f"its ETag was {etag}, it is {now}")
+                size = answer.content_length
+                if size is not None and size > limit:
+                    raise ProductError(
+                        f"{url} has {size} bytes, at most {limit} are read: it is not what its name says"
+                    )
+                data = b"".join([piece async for piece in _limited(answer.content.iter_any(), limit, url)])
+                self._session.received_bytes += len(data)
+                if size is not None and len(data) != size:
+                    raise TryLaterError(f"the answer ended at byte {len(data)} of {size}")
+                await in_thread(None, _verify, data, now, dict(answer.headers), seen)
+                return data
+
+        return await self._session.persist(attempt, url)
+
+    async def read(self, at: S3Object, start: int, length: int) -> bytes:
+        """Return exactly `length` bytes of that version of an object."""
+        pieces: list[bytes] = []
+        await reading.fetch(self._session, at, start, length, pieces.append)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def stream(self, at: S3Object, start: int, length: int) -> AsyncGenerator[bytes, None]:
+        """Yield the same bytes as they arrive; at most `SEGMENT_BYTES` wait in memory for who takes them.
+
+        An async generator: close it (``contextlib.aclosing``) where it is not read to its end.
+        """
+        return reading.stream(self._session, at, start, length, SEGMENT_BYTES)
+
+    async def put(
+        self,
+        bucket: str,
+        key: str,
+        body: Body,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str] | None = None,
+        part_bytes: int = writing.PART_BYTES,
+    ) -> S3Object:
+        """Write an object: it is there whole, or as it was before. See `writing.put`."""
+        target = writing.Target(bucket=bucket, key=key, content_type=content_type, metadata=metadata or {})
+        return await writing.put(self._session, target, body, part_bytes)
+
+    async def try_write(self, bucket: str, key: str) -> None:
+        """Begin an upload and give it up, so that missing rights are found before any work is done."""
+        await writing.try_write(self._session, writing.Target(bucket=bucket, key=key))
+
+    async def delete(self, bucket: str, key: str) -> None:
+        """Delete an object; none is no error."""
+        await self._session.call("delete_object", f"s3://{bucket}/{key}", may_be_absent=True, Bucket=bucket, Key=key)
+
+
+async def _limited(pieces: AsyncIterator[bytes], limit: int, url: str) -> AsyncIterator[bytes]:
+    taken = 0
+    async for piece in pieces:
+        taken += len(piece)
+        if taken > limit:
+            raise ProductError(f"{url} has more than the {limit} bytes that are read: it is not what its name says")
+        yield piece
+
+
+def _verify(data: bytes, etag: str | None, headers: dict[str, str], seen: set[bytes]) -> None:
+    """Compare with the checksums; `seen` holds digests of earlier attempts that did not fit the ETag."""
+    lower = {name.lower(): value for name, value in headers.items()}
+    wrong = wrong_checksum(data, lower)
+    if wrong is not None:
+        raise TryLaterError(f"what came is damaged: {wrong}")
+    expected = md5_of_etag(etag, lower)
+    if expected is None:
+        return
+    digest = hashlib.md5(data, usedforsecurity=False).digest()
+    # The same bytes twice: it is not the way here that damages them, the store's ETag is no MD5.
+    if digest.hex() != expected and digest not in seen:
+        seen.add(digest)
+        raise TryLaterError(f"what came is damaged: its MD5 is {digest.hex()}, the store's ETag says {expected}")

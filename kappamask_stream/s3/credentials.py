@@ -1,0 +1,63 @@
+"""The usual chain of AWS credentials, walked again when a store says that they have expired."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from aiobotocore.credentials import AioCredentials
+from botocore.exceptions import NoCredentialsError  # type: ignore[import-untyped]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class RenewableCredentials(AioCredentials):  # type: ignore[misc]
+    """What a botocore client signs with: always the latest credentials of the chain.
+
+    botocore renews those that say when they end (roles, instances, SSO) ahead of time; those in variables and files
+    say nothing, and are read anew only on `renew`.
+
+    Parameters
+    ----------
+    new_session : makes an aiobotocore session that has read no credentials yet.
+
+    State: the credentials, and how often they were read.
+    """
+
+    def __init__(self, new_session: Callable[[], Any]) -> None:
+        super().__init__("read", "later")  # botocore asks for the frozen ones before each signature
+        self._new_session = new_session
+        self._current: Any = None
+        self._reading = asyncio.Lock()
+        self.generation = 0
+
+    def __repr__(self) -> str:
+        return f"<RenewableCredentials, read {self.generation} times>"
+
+    async def get_frozen_credentials(self) -> Any:
+        """Return the credentials of this moment.
+
+        Raises
+        ------
+        NoCredentialsError
+            If the chain has none.
+        """
+        if self._current is None:
+            await self.renew(0)
+        return await self._current.get_frozen_credentials()
+
+    async def renew(self, seen: int) -> None:
+        """Walk the chain again, unless somebody has since `generation` was `seen`."""
+        async with self._reading:
+            if self.generation != seen:
+                return
+            found = await self._new_session().get_credentials()
+            if found is None:
+                raise NoCredentialsError
+            self._current = found
+            self.generation += 1
+
+    async def load_credentials(self) -> RenewableCredentials:
+        """Be botocore's chain, too: it asks here for what to sign with."""
+        return self

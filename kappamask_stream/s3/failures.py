@@ -1,0 +1,216 @@
+"""What a store's refusals and a connection's faults mean: another attempt, new credentials, or the end."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from html import unescape
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from botocore import exceptions as botocore  # type: ignore[import-untyped]
+
+from kappamask_stream.errors import StoreError, UsageError
+from kappamask_stream.s3.retry import ExpiredError, TryLaterError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_OVERLOADED = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
+_LATER = {"InternalError", "InternalFailure", "ServiceUnavailable", "RequestTimeout", "BadDigest", "OperationAborted"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
+_DENIED = {"AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "403"}
+_NO_CREDENTIALS = (
+    botocore.NoCredentialsError,
+    botocore.PartialCredentialsError,
+    botocore.CredentialRetrievalError,
+    botocore.ProfileNotFound,
+    botocore.SSOError,
+    botocore.TokenRetrievalError,
+)
+_BROKEN = (
+    botocore.ConnectionError,
+    botocore.ConnectionClosedError,
+    botocore.ReadTimeoutError,
+    botocore.HTTPClientError,
+    botocore.ResponseStreamingError,
+    botocore.IncompleteReadError,
+    aiohttp.ClientError,
+    TimeoutError,
+    ConnectionError,
+)
+_CERTIFICATE = (botocore.SSLError, aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError)
+#: What botocore and aiohttp raise where a store, the way to it, credentials or parameters are at fault.
+FOREIGN = (botocore.ClientError, botocore.BotoCoreError, aiohttp.ClientError, OSError)
+_ELEMENT = re.compile(r"<(Code|Message|Region)>([^<]*)</\1>")
+_REGION = re.compile(r"[a-z]{2}[a-z0-9-]{1,30}", re.ASCII)
+_ELSEWHERE = {HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.BAD_REQUEST}
+_LONGEST = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A store's answer that is no success.
+
+    Attributes
+    ----------
+    status : HTTP's.
+    code : S3's, such as ``NoSuchKey``; the status in digits where there is no body.
+    message : in the store's words, may be empty.
+    retry_after_s : seconds that it asks to wait.
+    region : where the bucket is, if it was asked for in another region.
+    """
+
+    status: int
+    code: str
+    message: str = ""
+    retry_after_s: float | None = None
+    region: str | None = None
+
+    @property
+    def is_missing(self) -> bool:
+        """No such object or bucket."""
+        return self.status == HTTPStatus.NOT_FOUND
+
+    @property
+    def said(self) -> str:
+        """As messages quote it."""
+        return f"{self.status} {self.code}" + (f" ({self.message})" if self.message else "")
+
+
+def refusal_of(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
+    """Read an answer of our own requests; its body is XML, HTML of a proxy, or empty."""
+    found = {name: unescape(text) for name, text in _ELEMENT.findall(body.decode("utf-8", "replace"))}
+    return _refusal(status, found, headers)
+
+
+def refusal_of_call(error: Any) -> Refusal:
+    """Read botocore's ``ClientError``."""
+    said, answer = error.response.get("Error", {}), error.response.get("ResponseMetadata", {})
+    status = int(answer.get("HTTPStatusCode", 0))
+    return _refusal(status, said, answer.get("HTTPHeaders", {}))
+
+
+def _refusal(status: int, said: Mapping[str, Any], headers: Mapping[str, str]) -> Refusal:
+    code = str(said.get("Code", ""))
+    message = "".join(character for character in str(said.get("Message", "")) if character.isprintable())
+    region = str(said.get("Region") or headers.get("x-amz-bucket-region") or "")
+    is_elsewhere = status in _ELSEWHERE and _REGION.fullmatch(region) is not None
+    after = headers.get("Retry-After") or headers.get("retry-after")
+    return Refusal(
+        status=status,
+        code=code[:80] or str(status),
+        message=message[:_LONGEST],
+        retry_after_s=_seconds(after),
+        region=region if is_elsewhere else None,
+    )
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Read a Retry-After header: seconds or a date (RFC 9110, 10.2.3)."""
+    if not retry_after:
+        return None
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after)
+    try:
+        until = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+def of_refusal(refusal: Refusal, url: str, *, signed: bool) -> Exception:
+    """Return the exception that a refusal of `url` means.
+
+    Parameters
+    ----------
+    signed : credentials were used.
+    """
+    return _worth_another(refusal, signed=signed) or _final(refusal, url, signed=signed)
+
+
+def _worth_another(refusal: Refusal, *, signed: bool) -> Exception | None:
+    status, code = refusal.status, refusal.code
+    if code in _OVERLOADED or status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
+        return TryLaterError(
+            f"the store is overloaded, it answers {refusal.said}", overloaded=True, retry_after_s=refusal.retry_after_s
+        )
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.REQUEST_TIMEOUT or code in _LATER:
+        return TryLaterError(f"the store answers {refusal.said}", retry_after_s=refusal.retry_after_s)
+    if signed and (code in _EXPIRED or (status == HTTPStatus.FORBIDDEN and "expired" in refusal.message.lower())):
+        return ExpiredError(f"the credentials have expired ({refusal.said})")
+    return None
+
+
+def _final(refusal: Refusal, url: str, *, signed: bool) -> StoreError:
+    status, code = refusal.status, refusal.code
+    bucket = url.removeprefix("s3://").partition("/")[0]
+    if code == "NoSuchBucket":
+        return StoreError(f"{url}: there is no bucket {bucket}{_other_store(bucket)}")
+    if refusal.is_missing:
+        return StoreError(f"{url}: there is no such object: check the name")
+    if status in {HTTPStatus.PRECONDITION_FAILED, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}:
+        return changed(url, f"the store answers {refusal.said}")
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or code in _DENIED:
+        return StoreError(f"{url}: the store refuses access: {refusal.said}: {_access_remedy(bucket, signed=signed)}")
+    if status in {HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.TEMPORARY_REDIRECT}:
+        return StoreError(f"{url}: the bucket is elsewhere ({refusal.said}): name its region with --s3-region")
+    return StoreError(f"{url}: the store answers {refusal.said}")
+
+
+def changed(url: str, how: str) -> StoreError:
+    """Return the error for an object that was replaced while it was read."""
+    return StoreError(f"{url} was replaced since it was listed ({how}): bytes of two versions are not mixed, run again")
+
+
+def _access_remedy(bucket: str, *, signed: bool) -> str:
+    tries = ["is the object there (a store may say so instead of 404)?"]
+    if signed:
+        tries.append("try --s3-profile, --s3-anonymous for public data, --s3-requester-pays where the reader pays")
+    else:
+        tries.append("the request was not signed: leave --s3-anonymous out and give credentials or --s3-profile")
+    return " ".join(tries) + _other_store(bucket)
+
+
+def _other_store(bucket: str) -> str:
+    """Hint at the store that a well-known bucket belongs to."""
+    if bucket.lower() == "eodata":
+        return "; eodata is CDSE's: give the product's name with --source cdse, or its endpoint with --s3-endpoint"
+    return ""
+
+
+def meant(error: Exception, url: str, *, signed: bool) -> Exception:
+    """Return what one of the `FOREIGN` exceptions means."""
+    if isinstance(error, botocore.ClientError):
+        return of_refusal(refusal_of_call(error), url, signed=signed)
+    if isinstance(error, _NO_CREDENTIALS):
+        return StoreError(
+            f"{url}: no usable credentials: {_text(error)}: log in, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "name a profile with --s3-profile, or read public data with --s3-anonymous"
+        )
+    if isinstance(error, _CERTIFICATE):
+        return StoreError(
+            f"{url}: the store's certificate is not accepted: {_text(error)}: AWS_CA_BUNDLE names the file of other CAs"
+        )
+    if isinstance(error, _BROKEN):
+        return TryLaterError(_broken(error))
+    if isinstance(error, botocore.ParamValidationError):  # a bucket's name that is none, say
+        return UsageError(f"{url}: {_text(error)}")
+    return StoreError(f"{url}: {_text(error)}")
+
+
+def _broken(error: Exception) -> str:
+    if isinstance(error, (asyncio.TimeoutError, botocore.ReadTimeoutError, botocore.ConnectTimeoutError)):
+        return "the store does not answer in time"
+    if isinstance(error, (aiohttp.ClientConnectorError, botocore.EndpointConnectionError)):
+        return "the store cannot be reached"
+    return "the connection broke off"
+
+
+def _text(error: Exception) -> str:
+    """Quote an exception in one line; botocore's texts name no secrets."""
+    return " ".join(str(error).split())[:_LONGEST].rstrip(". ") or type(error).__name__

@@ -1,0 +1,114 @@
+"""Which attempts are worth another one, when, and how often."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from kappamask_stream.errors import StoreError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
+
+#: Bytes further than before that make an attempt a success, after which failures are counted anew.
+_GAIN = 256 * 1024
+
+
+class TryLaterError(Exception):
+    """An attempt failed in a way that the next one may not.
+
+    Attributes
+    ----------
+    overloaded : the store asks for fewer requests: only time counts, not attempts.
+    retry_after_s : seconds that the store asks to wait; None where it does not say.
+    """
+
+    def __init__(self, message: str, *, overloaded: bool = False, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.overloaded, self.retry_after_s = overloaded, retry_after_s
+
+
+class ExpiredError(Exception):
+    """The credentials, or a signature made with them, are not accepted any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long a store that fails is tried again.
+
+    Attributes
+    ----------
+    attempts : that fail without getting further, before it is given up.
+    wait_s : seconds without getting further; the only limit while the store asks for fewer requests.
+    backoff_s, backoff_max_s : first and longest pause; pauses double, each is drawn from [half, whole].
+    connect_s, read_s : seconds without a connection, seconds without a byte, that fail an attempt.
+    """
+
+    attempts: int = 7
+    wait_s: float = 120.0
+    backoff_s: float = 0.2
+    backoff_max_s: float = 20.0
+    connect_s: float = 15.0
+    read_s: float = 30.0
+    rng: random.Random = field(default_factory=random.Random, compare=False, repr=False)
+
+    def pause_s(self, failures: int) -> float:
+        """Return seconds to wait after so many failures in a row (1, 2, ...), with jitter."""
+        whole = min(self.backoff_max_s, self.backoff_s * 2.0 ** min(failures - 1, 16))
+        return whole * self.rng.uniform(0.5, 1.0)
+
+
+async def persist(
+    attempt: Callable[[], Awaitable[T]],
+    *,
+    what: str,
+    patience: Patience,
+    renew: Callable[[], Awaitable[None]],
+    reached: Callable[[], int] = lambda: 0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> T:
+    """Call `attempt` until it succeeds or the patience ends.
+
+    Parameters
+    ----------
+    attempt : raises `TryLaterError` or `ExpiredError` where another one may succeed.
+    what : names the object, for messages.
+    renew : gets new credentials; called once, and once more after a gain.
+    reached : bytes that are there; getting further gives new patience.
+
+    Raises
+    ------
+    StoreUnavailableError
+        When the patience ends, or credentials cannot be renewed for the moment.
+    StoreError
+        If renewed credentials are refused as well.
+    """
+    failures, renewed, furthest, since = 0, False, reached(), clock()
+    while True:
+        try:
+            return await attempt()
+        except ExpiredError as error:
+            if renewed and reached() < furthest + _GAIN:
+                raise StoreError(f"{what}: {error}, also after they were read anew: log in again") from error
+            renewed, furthest = True, reached()
+            try:
+                await renew()
+            except (TryLaterError, ExpiredError) as refused:
+                raise StoreUnavailableError(f"{what}: new credentials cannot be had: {refused}") from refused
+        except TryLaterError as error:
+            if reached() >= furthest + _GAIN:
+                failures, furthest, since = 0, reached(), clock()
+            failures += 1
+            pause = max(patience.pause_s(failures), error.retry_after_s or 0.0)
+            waited = clock() - since
+            if waited + pause > patience.wait_s or (failures >= patience.attempts and not error.overloaded):
+                raise StoreUnavailableError(
+                    f"{what}: {error}; given up after {failures} attempts in {waited:.0f} s: try again later"
+                ) from error
+            await sleep(pause)

@@ -1,0 +1,218 @@
+"""Files on HTTP(S) servers, read at random: ranges of one version of a file, resumed where a connection breaks off."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Self
+
+import aiohttp
+from aiohttp import hdrs
+
+from kappamask_stream.errors import ProductError, StoreError
+from kappamask_stream.sources.http_answers import BrokenOffError, Pin, check_range, pin_of, refuse_status
+from kappamask_stream.sources.http_retries import HttpPatience, Retries, shown_url
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+#: Asked for when a file's size is: holds the header of a COG and of a JPEG 2000 file.
+_HEAD_BYTES = 16 * 1024
+_CHUNK = 1 << 18
+#: So many bytes make an attempt a success, after which failures are counted anew.
+_GAIN = 1 << 20
+
+
+class HttpStore:
+    """One pool of connections for all HTTP reads of a product; proxies are taken from the environment.
+
+    Parameters
+    ----------
+    connections : most at once.
+    """
+
+    def __init__(self, *, connections: int = 16, patience: HttpPatience | None = None) -> None:
+        self.patience = patience or HttpPatience()
+        self._connections = connections
+        self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        return f"<HttpStore, {self._connections} connections, {'open' if self._session else 'not in use'}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The pool; made at its first use, in the loop that uses it."""
+        if self._session is None:
+            patience = self.patience
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=patience.connect_s, sock_read=patience.read_s),
+                trust_env=True,
+                # Lengths and ranges count the bytes on the wire.
+                auto_decompress=False,
+                headers={hdrs.ACCEPT_ENCODING: "identity"},
+            )
+        return self._session
+
+    def blob(self, url: str) -> HttpBlob:
+        """Return a file to be read at random; nothing is asked yet."""
+        return HttpBlob(url, self)
+
+    async def fetch(self, url: str, *, limit: int) -> tuple[bytes, str]:
+        """Return a whole small document, and the URL that it came from after redirects.
+
+        For answers made on demand, too: no ranges, and no length, are needed.
+
+        Raises
+        ------
+        ProductError
+            If it is not there, or longer than `limit` bytes.
+        StoreError
+            If the server refuses, or cannot be reached.
+        """
+        shown, retries = shown_url(url), Retries(self.patience, shown_url(url))
+        while True:
+            try:
+                async with self.session.get(url) as answer:
+                    refuse_status(answer, shown)
+                    data = bytearray()
+                    async for piece in answer.content.iter_chunked(_CHUNK):
+                        data += piece
+                        if len(data) > limit:
+                            raise ProductError(f"{shown} is longer than {limit} bytes: it is not what is expected")
+                    return bytes(data), str(answer.url)
+            except (BrokenOffError, aiohttp.ClientError, TimeoutError) as error:
+                await retries.after(error)
+
+    async def aclose(self) -> None:
+        """Close the connections; may be called again."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+class HttpBlob:
+    """One file on an HTTP server, read in ranges.
+
+    The version that is met first is the one that is read: bytes of another are never put beside it.
+
+    State: size, version and first bytes, once they are known. Connections are the store's.
+    """
+
+    coalesce_bytes = 4 << 20
+
+    def __init__(self, url: str, store: HttpStore) -> None:
+        self.label = shown_url(url)
+        self._url, self._store = url, store
+        self._pin: Pin | None = None
+        self._head = b""
+        self._opening = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        size = "not asked for yet" if self._pin is None else f"{self._pin.size} bytes"
+        return f"<HttpBlob {self.label}, {size}>"
+
+    async def size(self) -> int:
+        """Return the file's size in bytes.
+
+        Raises
+        ------
+        ProductError
+            If it is not there.
+        StoreError
+            If the server refuses, cannot be reached, or does not say how long the file is.
+        """
+        return (await self._known()).size
+
+    async def read(self, start: int, length: int) -> bytes:
+        """Return exactly `length` bytes from byte `start` on.
+
+        Raises
+        ------
+        ProductError
+            If the file is not there, or ends before.
+        StoreError
+            If the server refuses, cannot be reached, knows no ranges, or has replaced the file.
+        """
+        pieces = []
+        async with aclosing(self.stream(start, length)) as stream:
+            async for piece in stream:
+                pieces.append(piece)  # noqa: PERF401 - an async comprehension would not close the stream
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def stream(self, start: int, length: int) -> AsyncGenerator[bytes]:
+        """Yield the same bytes in pieces, each as soon as it is there; raises as `read` does."""
+        pin = await self._known()
+        end = start + length
+        if not 0 <= start <= end <= pin.size:
+            raise ProductError(
+                f"{self.label} has {pin.size} bytes, bytes {start} to {end} are needed: it is truncated, fetch it again"
+            )
+        if start < min(end, len(self._head)):
+            yield self._head[start:end]
+            start = min(end, len(self._head))
+        if start == end:
+            return
+        if not pin.has_ranges:
+            raise StoreError(
+                f"{self.label}: the server gives whole files only ({pin.size} bytes), bytes {start} to {end} are "
+                "needed: download the product, or take it from a server that answers ranged requests"
+            )
+        retries, furthest = Retries(self._store.patience, self.label), start + _GAIN
+        while start < end:
+            try:
+                async with aclosing(self._range(pin, start, end)) as pieces:
+                    async for piece in pieces:
+                        start += len(piece)
+                        yield piece
+            except (BrokenOffError, aiohttp.ClientError, TimeoutError) as error:
+                if start >= furthest:
+                    retries.begin_anew()
+                    furthest = start + _GAIN
+                await retries.after(error, at=start)
+
+    async def aclose(self) -> None:
+        """Give back what the blob holds: its first bytes."""
+        self._head = b""
+
+    async def _known(self) -> Pin:
+        """Return size and version; the first time they are asked for, together with the first bytes."""
+        async with self._opening:
+            retries = Retries(self._store.patience, self.label)
+            while self._pin is None:
+                try:
+                    self._head, self._pin = await self._first()
+                except (BrokenOffError, aiohttp.ClientError, TimeoutError) as error:
+                    await retries.after(error)
+            return self._pin
+
+    async def _first(self) -> tuple[bytes, Pin]:
+        async with self._store.session.get(self._url, headers={hdrs.RANGE: f"bytes=0-{_HEAD_BYTES - 1}"}) as answer:
+            pin = pin_of(answer, self.label, _HEAD_BYTES)
+            wanted = min(pin.size, _HEAD_BYTES)
+            try:
+                return await answer.content.readexactly(wanted), pin
+            except asyncio.IncompleteReadError as error:
+                raise BrokenOffError(f"the answer ended at {len(error.partial)} of {wanted} bytes") from error
+
+    async def _range(self, pin: Pin, start: int, end: int) -> AsyncGenerator[bytes]:
+        """Ask once for bytes of the pinned version and yield what comes."""
+        headers = {hdrs.RANGE: f"bytes={start}-{end - 1}"}
+        if pin.validator:
+            headers[hdrs.IF_RANGE] = pin.validator
+        position = start
+        async with self._store.session.get(self._url, headers=headers) as answer:
+            check_range(answer, pin, self.label, start, end)
+            async for piece in answer.content.iter_chunked(_CHUNK):
+                position += len(piece)
+                if position > end:
+                    raise BrokenOffError(f"the server sent more than bytes {start} to {end}")
+                yield piece
+        if position < end:
+            raise BrokenOffError(f"the answer ended at byte {position} of {end}")

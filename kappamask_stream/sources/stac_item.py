@@ -1,0 +1,107 @@
+"""A STAC Item, wherever it is, as the source of a product."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kappamask_stream.errors import ProductError, UsageError
+from kappamask_stream.s3 import CDSE, is_s3_url, parse_s3_url
+from kappamask_stream.sources.blob import FileBlob
+from kappamask_stream.sources.hrefs import is_local
+from kappamask_stream.sources.http import HttpStore
+from kappamask_stream.sources.http_retries import shown_url
+from kappamask_stream.sources.s3 import S3Blob
+from kappamask_stream.sources.stac_bands import parse_item, self_link
+from kappamask_stream.sources.stac_source import StacItemSource, path_of
+from kappamask_stream.threads import in_thread
+
+if TYPE_CHECKING:
+    from kappamask_stream.s3 import Stores
+    from kappamask_stream.sources.blob import Blob
+    from kappamask_stream.sources.stac_bands import Format, StacItem
+
+#: Items of Sentinel-2 have 20 to 80 KB.
+_ITEM_LIMIT = 4 << 20
+_WEB = ("http://", "https://")
+#: Buckets that are not AWS's, and what they are reached with. None in which the reader pays: a stranger's Item must not
+#: decide that; whoever agrees to pay says so.
+_PRESETS = {"eodata": CDSE}
+
+
+async def open_stac_item(
+    where: str,
+    *,
+    stores: Stores,
+    http: HttpStore | None = None,
+    preferred: Format | None = None,
+) -> StacItemSource:
+    """Read an Item and return the source of its product; of the assets nothing is read yet.
+
+    Parameters
+    ----------
+    where : a file, ``http(s)://`` or ``s3://``.
+    stores : the process's S3 clients, for an Item or assets on S3.
+    http : connections to web servers, given back with the source; made where None.
+    preferred : ``cog`` or ``jp2``, where the Item has both.
+
+    Raises
+    ------
+    ProductError
+        If it is no Item of a Sentinel-2 product, or links what is not followed.
+    StoreError
+        If a store or server refuses, or cannot be reached.
+    """
+    http = http or HttpStore()
+    try:
+        data, label, base = await _read(where, stores, http)
+        item = await in_thread(None, _parse, data, label, base)
+        form, bands = item.of_format(preferred)
+        places = {path_of(asset): asset.href for asset in bands.values()}
+        names = {"product": f"MTD_MSI{item.name.level}.xml", "granule": "MTD_TL.xml"}
+        places |= {names[kind]: place for kind, place in item.metadata.items()}
+        blobs = {path: await _blob(place, stores, http) for path, place in places.items()}
+    except BaseException:
+        await http.aclose()
+        raise
+    return StacItemSource(item, form, bands, blobs, http.aclose)
+
+
+async def _read(where: str, stores: Stores, http: HttpStore) -> tuple[bytes, str, str]:
+    """Return an Item's bytes, its place as it may be shown, and the place that relative links start from."""
+    if where.lower().startswith(_WEB):
+        data, base = await http.fetch(where, limit=_ITEM_LIMIT)
+        return data, shown_url(where), base
+    base = where if is_s3_url(where) else str(await in_thread(None, lambda: Path(where).resolve()))
+    blob = await _blob(base, stores, http)
+    size = await blob.size()
+    if size > _ITEM_LIMIT:
+        raise ProductError(f"{where} has {size} bytes, an Item at most {_ITEM_LIMIT}: give a STAC Item")
+    return await blob.read(0, size), where, base
+
+
+def _parse(data: bytes, label: str, base: str) -> StacItem:
+    """Parse an Item (in a thread); one that was saved here without its assets is read from where it was published."""
+    if not is_local(base):
+        return parse_item(data, label, base)
+    published = self_link(data, label) or ""
+    if not published.lower().startswith((*_WEB, "s3://")):
+        return parse_item(data, label, base)
+    try:
+        item = parse_item(data, label, base)
+    except ProductError:  # such as a link to the folder above, which is fine where it was published
+        return parse_item(data, label, published)
+    beside = [asset.href for asset in item.bands if is_local(asset.href)]
+    is_whole = not beside or any(Path(place).is_file() for place in beside)
+    return item if is_whole else parse_item(data, label, published)
+
+
+async def _blob(place: str, stores: Stores, http: HttpStore) -> Blob:
+    if is_local(place):
+        return FileBlob(Path(place))
+    if is_s3_url(place):
+        bucket, key = parse_s3_url(place)
+        if not key:
+            raise UsageError(f"{place} names a whole bucket: give a STAC Item in it")
+        return S3Blob(await stores.client(_PRESETS.get(bucket)), bucket, key)
+    return http.blob(place)

@@ -1,0 +1,32 @@
+"""Catalogue entries: a STAC Item per mask, one per model, and the Collection around them.
+
+Where they lie, relative to the folder that all products are written to::
+
+    collection.json                       links to every mask's Item; grows with each run
+    models/<model>-<weights>.json         how the masks were made (machine learning model extension)
+    <product>/<stem>.json                 one mask
+"""
+
+from kappamask_stream.stac.collection import COLLECTION_FILE, ItemEntry, collection, merged
+from kappamask_stream.stac.digests import FileFacts, file_facts
+from kappamask_stream.stac.extra import StacExtra
+from kappamask_stream.stac.footprint import Footprint, footprint
+from kappamask_stream.stac.item import mask_item
+from kappamask_stream.stac.model import model_file, model_item
+from kappamask_stream.stac.publishing import publish_catalogue
+
+__all__ = [
+    "COLLECTION_FILE",
+    "FileFacts",
+    "Footprint",
+    "ItemEntry",
+    "StacExtra",
+    "collection",
+    "file_facts",
+    "footprint",
+    "mask_item",
+    "merged",
+    "model_file",
+    "model_item",
+    "publish_catalogue",
+]
