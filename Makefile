@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 STORES := .venv-stores
+SCHEMAS := .venv-stac-schemas
 export KAPPAMASK_SERVER_ENV := $(CURDIR)/.venv-server
 export KAPPAMASK_STORES_ENV := $(CURDIR)/$(STORES)
 PIP_FLAGS := --quiet --disable-pip-version-check
@@ -15,7 +16,7 @@ PRODUCT ?=
 WEIGHTS ?=
 KAPPAMASK := $(if $(WEIGHTS),--weights $(WEIGHTS))
 
-.PHONY: help demo test lint bench full server-env stores-env clean
+.PHONY: help demo test lint bench bench-sources full server-env stores-env stac-schemas clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -35,10 +36,17 @@ $(STORES)/.installed: constraints/stores.txt
 
 stores-env: $(STORES)/.installed
 
+# JSON schemas of STAC extensions, as their authors' source packages carry them: the tests validate without a network.
+$(SCHEMAS)/.fetched: constraints/stac-schemas.txt $(BIN)/.installed
+	$(BIN)/python -m pip download $(PIP_FLAGS) --no-deps --no-binary :all: --require-hashes -r $< -d $(SCHEMAS)
+	touch $@
+
+stac-schemas: $(SCHEMAS)/.fetched
+
 demo: server-env  ## a generated product through a local Triton with csmask's real weights
 	$(BIN)/kappamask-stream demo demo-output --size $(SIZE) --seed $(SEED)
 
-test: server-env stores-env  ## all tests, with a real Triton; real data is used where ../shared is there
+test: server-env stores-env stac-schemas  ## all tests, with a real Triton; real data is used where ../shared is there
 	$(BIN)/python -m pytest
 
 lint: $(BIN)/.installed  ## style and types
@@ -49,8 +57,11 @@ lint: $(BIN)/.installed  ## style and types
 bench: server-env  ## our wall time against the floors, in one run (PRODUCT=SAFE directory, WEIGHTS=KappaMask's HDF5)
 	$(BIN)/python benchmarks/end_to_end.py $(PRODUCT) $(if $(WEIGHTS),--model kappamask --radiometry km_predict) $(KAPPAMASK)
 
+bench-sources: server-env stores-env  ## a product from a zip and from S3 against its directory, and an area of interest on S3
+	$(BIN)/python benchmarks/sources.py $(PRODUCT)
+
 full: server-env  ## a full-size product against its labels, or with WEIGHTS against km_predict's golden tiles
 	$(BIN)/python benchmarks/full_product.py $(PRODUCT) $(KAPPAMASK)
 
 clean:  ## remove the environments and what the targets made
-	rm -rf $(VENV) .venv-server $(STORES) demo-output bench-output
+	rm -rf $(VENV) .venv-server $(STORES) $(SCHEMAS) demo-output bench-output

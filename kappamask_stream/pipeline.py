@@ -169,6 +169,7 @@ class _Run:
             workers=self.resources.settings.decode_threads,
             reservation_bytes=held,
             read_ahead=self.resources.settings.read_ahead_tiles,
+            compressed_bytes=self.resources.settings.store_read_ahead_mb * 1024 * 1024,
             on_busy=self.clock.note,
         )
         async with AsyncExitStack() as parts:

@@ -92,6 +92,12 @@ class Settings(BaseSettings):
     read_ahead_tiles: int = Field(
         default=8, ge=1, description="Compressed codestream tiles read ahead of the decoder, per product."
     )
+    store_read_ahead_mb: int = Field(
+        default=64,
+        ge=4,
+        description="Compressed bytes of one product on their way from a store or a web server, or not yet decoded, "
+        "MB; less makes more and shorter requests.",
+    )
     max_in_flight: int | None = Field(
         default=None,
         ge=1,

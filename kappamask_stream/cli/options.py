@@ -231,7 +231,7 @@ FailFast = Annotated[
     typer.Option(
         "--fail-fast",
         help="End with the first product that fails; those in work are cancelled.",
-        rich_help_panel=TELLING,
+        rich_help_panel=SERVER,
     ),
 ]
 AsJson = Annotated[

@@ -13,6 +13,7 @@ from kappamask_stream.atomic import output_error
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+    from typing import IO
 
     from kappamask_stream.errors import OutputError
 
@@ -64,23 +65,28 @@ class SpilledBlocks:
 
     Parameters
     ----------
-    folder : for the file.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be made there.
+    folder : for the file, which `open` makes.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        try:
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
-        except OSError as error:
-            raise scratch_error(folder, error) from error
+        self._file: IO[bytes] | None = None
         self._kept: dict[Key, list[_Place]] = {}
         self._end = 0
         self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Make the file; apart from the constructor, so that its owner can close it whatever ends a thread's work.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be made there.
+        """
+        try:
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by `close`
+        except OSError as error:
+            raise scratch_error(self._folder, error) from error
 
     def put(self, key: Key, bands: Sequence[bytes]) -> None:
         """See `BlockStore.put`.
@@ -105,17 +111,23 @@ class SpilledBlocks:
 
     def in_order(self, level: int) -> Sequence[bytes]:
         """See `BlockStore.in_order`; blocks are read when they are asked for."""
-        return _Spilled(self._file.fileno(), _in_order(self._kept, level))
+        return _Spilled(self._number(), _in_order(self._kept, level))
 
     def close(self) -> None:
-        """Give the file back."""
-        self._file.close()
+        """Give the file back, if there is one."""
+        if self._file is not None:
+            self._file.close()
+
+    def _number(self) -> int:
+        if self._file is None:
+            raise RuntimeError("used before open")
+        return self._file.fileno()
 
     def _write(self, content: bytes, at: int) -> None:
-        view = memoryview(content)
+        view, number = memoryview(content), self._number()
         try:
             while view:
-                written = os.pwrite(self._file.fileno(), view, at)
+                written = os.pwrite(number, view, at)
                 view, at = view[written:], at + written
         except OSError as error:
             raise scratch_error(self._folder, error) from error

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kappamask_stream.cog import CogSpec, CogStream, SpilledBlocks, scratch_error
+from kappamask_stream.cog import CogSpec, CogStream, SpilledBlocks
 from kappamask_stream.errors import InferenceError, UsageError
 from kappamask_stream.extras.files import file_of
 from kappamask_stream.extras.probability_mosaic import ProbabilityMosaic
+from kappamask_stream.extras.scratch import ScratchFolder
 from kappamask_stream.extras.types import Extra
 from kappamask_stream.mosaic import Block
 from kappamask_stream.output import COG_TYPE
@@ -22,6 +21,7 @@ from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from kappamask_stream.destinations import OutputFile
     from kappamask_stream.extras.types import FinishedMask, MaskJob, TileAnswer
@@ -74,11 +74,13 @@ class ProbabilitiesExtra(Extra):
         self._mosaic = ProbabilityMosaic(
             job.grid, frame.window, classes=len(contract.probability_classes), kind=job.options.mosaic
         )
-        folder = await in_thread(None, _scratch_folder, self._scratch)
-        self._stack.push_async_callback(in_thread, None, folder.cleanup)
-        self._path = Path(folder.name) / "probabilities.tif"
-        blocks = await in_thread(None, SpilledBlocks, Path(folder.name))
+        scratch = ScratchFolder(self._scratch)
+        self._stack.push_async_callback(in_thread, None, scratch.remove)
+        folder = await in_thread(None, scratch.make)
+        self._path = folder / "probabilities.tif"
+        blocks = SpilledBlocks(folder)
         self._stack.callback(blocks.close)
+        await in_thread(None, blocks.open)
         self._cog = await self._stack.enter_async_context(
             CogStream(_spec(job), job.workers, store=blocks, halve=average)
         )
@@ -134,13 +136,6 @@ class ProbabilitiesExtra(Extra):
         if self._job is None:
             raise RuntimeError("used before begin")
         return self._job
-
-
-def _scratch_folder(folder: Path | None) -> tempfile.TemporaryDirectory[str]:
-    try:
-        return tempfile.TemporaryDirectory(dir=folder, prefix="kappamask-stream-")
-    except OSError as error:
-        raise scratch_error(folder or Path(tempfile.gettempdir()), error) from error
 
 
 def _shown(probabilities: Block, labels: Block, nodata: int) -> Block:

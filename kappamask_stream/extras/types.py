@@ -55,7 +55,7 @@ class TileAnswer:
     Attributes
     ----------
     tile : its place.
-    tensors : per input tensor, uint16 ``[bands, height, width]`` DN; empty where the tile holds no data or was not read.
+    tensors : per input tensor, uint16 ``[bands, height, width]`` DN; empty without data, and where nothing was read.
     labels : uint8 ``[tile, tile]`` class values with nodata applied; None where the tile holds no data.
     probabilities : uint8 ``[classes, tile, tile]``, 255 is 1.0; None where not asked for or no data.
     missing : bool ``[tile, tile]``, True where there is no data; None: data everywhere, or not told apart.

@@ -91,13 +91,11 @@ async def try_write(session: S3Session, target: Target) -> None:
     StoreError, StoreUnavailableError
         As `put` does.
     """
-    begun = await session.call("create_multipart_upload", target.url, **target.headers)
-    await _abort(session, target, {**target.place, "UploadId": begun["UploadId"]})
+    await _abort(session, target, await _begin(session, target))
 
 
 async def _put_in_parts(session: S3Session, target: Target, body: Body, size: int, part_bytes: int) -> S3Object:
-    begun = await session.call("create_multipart_upload", target.url, **target.headers)
-    upload: dict[str, Any] = {**target.place, "UploadId": begun["UploadId"]}
+    upload = await _begin(session, target)
     try:
         parts = await _send_parts(session, target, body, upload, size, part_bytes)
         await _complete(session, target, upload, parts, size)
@@ -106,6 +104,19 @@ async def _put_in_parts(session: S3Session, target: Target, body: Body, size: in
         raise
     # rclone answers with another ETag than it gives the object.
     return S3Object(bucket=target.bucket, key=target.key, size=size)
+
+
+async def _begin(session: S3Session, target: Target) -> dict[str, Any]:
+    """Begin an upload in parts and return what names it; one that a cancellation overtakes is given up again."""
+    work = asyncio.ensure_future(session.call("create_multipart_upload", target.url, **target.headers))
+    try:
+        answer = await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await _ended(work)
+        if not work.cancelled() and work.exception() is None:
+            await _abort(session, target, {**target.place, "UploadId": work.result()["UploadId"]})
+        raise
+    return {**target.place, "UploadId": answer["UploadId"]}
 
 
 async def _send_parts(
@@ -149,12 +160,16 @@ async def _complete(
 async def _abort(session: S3Session, target: Target, upload: dict[str, Any]) -> None:
     """Have the store forget the parts, which cost money; a cancellation waits for it."""
     work = asyncio.ensure_future(session.call("abort_multipart_upload", target.url, may_be_absent=True, **upload))
+    await _ended(work)
+    work.exception()  # the first failure is what people need to know
+
+
+async def _ended(work: asyncio.Future[dict[str, Any]]) -> None:
     while not work.done():
         try:
             await asyncio.wait([work])
         except asyncio.CancelledError:  # once more: the first one is raised by the caller
             continue
-    work.exception()  # the first failure is what people need to know
 
 
 async def _size(body: Body) -> int:

@@ -11,6 +11,7 @@ import pytest
 from kappamask_stream.destinations import FolderDestination, OutputFile, S3Destination, make_destination
 from kappamask_stream.errors import OutputError, UsageError
 from kappamask_stream.s3 import S3Client, S3Options, Stores
+from kappamask_stream.s3.session import S3Session
 from tests.integration.s3_servers import MotoStore
 
 pytestmark = pytest.mark.usefixtures("aws_environment")
@@ -95,6 +96,33 @@ async def test_a_cancelled_upload_in_parts_leaves_neither_object_nor_parts(
         await task
     assert b"<UploadId>" not in moto_store.uploads(bucket)
     assert await place.missing(["p.tif", "m.tif"]) == ["p.tif", "m.tif"]
+
+
+async def test_a_cancellation_that_overtakes_the_beginning_of_an_upload_leaves_none(
+    moto_store: MotoStore, client: S3Client, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "large.tif").write_bytes(bytes(LARGE))
+    call, begun, go_on = S3Session.call, asyncio.Event(), asyncio.Event()
+
+    async def slow(self: S3Session, operation: str, *args: object, **rest: object) -> dict[str, object]:
+        answer = await call(self, operation, *args, **rest)  # type: ignore[arg-type]
+        if operation == "create_multipart_upload":
+            begun.set()
+            await go_on.wait()
+        return answer
+
+    monkeypatch.setattr(S3Session, "call", slow)
+    place = S3Destination(client, bucket, "P")
+    task = asyncio.create_task(place.publish([file("p.tif", tmp_path / "large.tif")]))
+    await begun.wait()
+    assert b"<UploadId>" in await asyncio.to_thread(moto_store.uploads, bucket)
+    for _ in range(2):  # an impatient user
+        task.cancel()
+        await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert b"<UploadId>" not in moto_store.uploads(bucket)
 
 
 async def test_a_wrong_place_is_found_before_any_work(moto_store: MotoStore, client: S3Client, bucket: str) -> None:

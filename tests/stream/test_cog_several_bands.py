@@ -74,6 +74,7 @@ async def write(
     path: Path, image: NDArray[np.uint8], threads: ThreadPoolExecutor, compression: str, size: int, seed: int
 ) -> None:
     with closing(SpilledBlocks(path.parent)) as store:
+        store.open()
         async with CogStream(spec(image, compression, size), threads, store=store, halve=average) as cog:
             for block in blocks_of(image, size, seed):
                 await cog.add(block)
@@ -126,6 +127,7 @@ async def test_no_room_for_the_file_is_told_with_the_remedy(threads: ThreadPoolE
     image = np.random.default_rng(1).integers(0, 256, (3, 512, 512), np.uint8)
     with small_disk(tmp_path / "small") as disk:
         store = SpilledBlocks(tmp_path)
+        store.open()
         async with CogStream(spec(image, "deflate", 64), threads, store=store, halve=average) as cog:
             for block in blocks_of(image, 64, 1):
                 await cog.add(block)
@@ -136,13 +138,16 @@ async def test_no_room_for_the_file_is_told_with_the_remedy(threads: ThreadPoolE
 
 def test_a_scratch_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=rf"cannot write {tmp_path}/gone: No such file"):
-        SpilledBlocks(tmp_path / "gone")
+        SpilledBlocks(tmp_path / "gone").open()
+    with pytest.raises(RuntimeError, match="before open"):
+        SpilledBlocks(tmp_path).put((0, 0, 0), [b"x"])
 
 
 def test_what_the_system_writes_in_two_goes_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_some = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda file, data, at: write_some(file, data[:3], at))
     store = SpilledBlocks(tmp_path)
+    store.open()
     store.put((0, 0, 1), [b"second", b"2nd"])
     store.put((0, 0, 0), [b"first", b"1st"])
     store.put((1, 0, 0), [b"overview", b"o"])
@@ -159,6 +164,7 @@ def test_a_failing_disk_is_an_output_error(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "pwrite", broken)
     store = SpilledBlocks(tmp_path)
+    store.open()
     with pytest.raises(OutputError, match="Input/output error: name another folder for temporary files with TMPDIR"):
         store.put((0, 0, 0), [b"x"])
     store.close()

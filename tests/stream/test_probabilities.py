@@ -111,11 +111,38 @@ async def test_bands_are_the_tiles_cores_and_zero_where_the_mask_has_no_data(
         assert (found.tags()["PROBABILITY_OF_255"], found.tags()["NO_DATA"]) == ("1.0", "0 in all bands")
         assert (found.transform.c, found.transform.f) == (job.frame.ulx, job.frame.uly)
     none = np.zeros((6, 512, 512), np.uint8)
-    given = [none if answer.probabilities is None else answer.probabilities for answer in answers]
+    given = np.stack([none if answer.probabilities is None else answer.probabilities for answer in answers])
+    grid = job.grid
+    rows, cols = np.arange(window.row, window.row_end)[:, None], np.arange(window.col, window.col_end)[None, :]
+    over = [
+        np.vectorize(lambda p, n=n: naive_masks.owner(p, n, grid.stride, grid.margin))(axis)
+        for axis, n in ((rows, grid.rows), (cols, grid.cols))
+    ]
+    index, row, col = over[0] * grid.cols + over[1], rows - over[0] * grid.stride, cols - over[1] * grid.stride
     for number in range(6):
-        whole = naive_masks.crop(job.grid, {answer.tile.index: given[i][number] for i, answer in enumerate(answers)})
-        expected = whole[window.row : window.row_end, window.col : window.col_end]
-        np.testing.assert_array_equal(bands[number], np.where(mask == 5, 0, expected))
+        np.testing.assert_array_equal(bands[number], np.where(mask == 5, 0, given[index, number, row, col]))
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_cancelled_after_any_number_of_steps_no_scratch_file_stays(
+    steps: int, kappamask_contract: ModelContract, tmp_path: Path, scratch: Path, threads: ThreadPoolExecutor
+) -> None:
+    job = make_job(kappamask_contract, tmp_path, workers=threads)
+
+    async def work() -> None:
+        async with begun(job, scratch) as extra:
+            await feed(extra, answers_of(job), np.ones((600, 600), np.uint8), 1)
+            await extra.finish(make_finished())
+
+    before = asyncio.all_tasks()
+    task = asyncio.create_task(work())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not list(scratch.iterdir())
+    assert asyncio.all_tasks() == before
 
 
 async def test_the_published_file_can_be_read_by_those_who_may_read_the_mask(
