@@ -56,6 +56,7 @@ class MaskerOptions(TypedDict, total=False):
     keep_server : True leaves the local server running.
     settings : limits and places; default: ``KAPPAMASK_*`` and the configuration file.
     s3 : how object stores are reached; default: as the settings say, with the usual chain of credentials.
+    output_s3 : the same for outputs; default: as the settings say, else as ``s3``.
     """
 
     model: str
@@ -66,6 +67,7 @@ class MaskerOptions(TypedDict, total=False):
     keep_server: bool
     settings: Settings | None
     s3: S3Options | None
+    output_s3: S3Options | None
 
 
 class ProductOptions(TypedDict, total=False):
@@ -147,7 +149,9 @@ class Masker:
         settings = options.get("settings") or load_settings()
         triton = options.get("triton")
         self._settings = settings if triton is None else settings.model_copy(update={"triton": triton})
-        self._s3 = options.get("s3") or self._settings.s3_options
+        given = options.get("s3")
+        self._s3 = given or self._settings.s3_options
+        self._output_s3 = options.get("output_s3") or given or self._settings.output_s3_options
         self._keep_server = options.get("keep_server", False)
         self._stack = AsyncExitStack()
         self._workshop: Workshop | None = None
@@ -158,7 +162,7 @@ class Masker:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             resources = stack.enter_context(Resources(settings=self._settings))
-            stores = await stack.enter_async_context(Stores(self._s3))
+            stores = await stack.enter_async_context(Stores(self._s3, self._output_s3))
             models = await stack.enter_async_context(
                 ModelPool(self._choice, self._settings, keep_server=self._keep_server)
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -176,6 +177,22 @@ class Settings(BaseSettings):
         description="Seconds for which S3 is tried again while it is overloaded, or without getting further.",
     )
 
+    output_s3_endpoint: str | None = Field(
+        default=None,
+        description="URL of the S3 store that outputs go to, where it is another one than products come from.",
+        json_schema_extra={"flag": "--output-s3-endpoint", "default": "as for products"},
+    )
+    output_s3_region: str | None = Field(
+        default=None,
+        description="Region of the S3 store that outputs go to.",
+        json_schema_extra={"flag": "--output-s3-region", "default": "as for products"},
+    )
+    output_s3_profile: str | None = Field(
+        default=None,
+        description="Section of the AWS configuration for outputs; `default` where products have one of their own.",
+        json_schema_extra={"flag": "--output-s3-profile", "default": "as for products"},
+    )
+
     weights_dir: UserPath | None = Field(
         default=None,
         description="Folder that keeps fetched KappaMask weights, each with a record of its sha256.",
@@ -194,7 +211,7 @@ class Settings(BaseSettings):
 
     @property
     def s3_options(self) -> S3Options:
-        """How S3 stores are reached.
+        """How S3 stores are reached that products come from.
 
         Raises
         ------
@@ -212,6 +229,26 @@ class Settings(BaseSettings):
             max_connections=self.s3_connections,
             requests_per_minute=self.s3_requests_per_minute,
             patience=Patience(read_s=self.s3_read_timeout_s, wait_s=self.s3_wait_s),
+        )
+
+    @property
+    def output_s3_options(self) -> S3Options:
+        """How the S3 store is reached that outputs go to: as that of products, unless one of its settings is given.
+
+        Raises
+        ------
+        UsageError
+            If the endpoint is no URL.
+        """
+        if self.output_s3_endpoint is self.output_s3_region is self.output_s3_profile is None:
+            return self.s3_options
+        return replace(
+            self.s3_options,
+            endpoint_url=self.output_s3_endpoint,
+            region=self.output_s3_region,
+            profile=self.output_s3_profile,
+            anonymous=False,
+            requester_pays=None,
         )
 
     @classmethod

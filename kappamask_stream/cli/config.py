@@ -41,6 +41,9 @@ def show(
     s3_profile: given.S3Profile = None,
     s3_anonymous: given.S3Anonymous = None,
     s3_requester_pays: given.S3RequesterPays = None,
+    output_s3_endpoint: given.OutputS3Endpoint = None,
+    output_s3_region: given.OutputS3Region = None,
+    output_s3_profile: given.OutputS3Profile = None,
     server_env: Annotated[Path | None, typer.Option("--env", help="The local server's environment.")] = None,
     weights_url: Annotated[
         str | None, typer.Option("--url", help="Folder of the weights on a mirror, as for `models fetch`.")
@@ -60,7 +63,8 @@ def show(
         output=output, compression=compression, triton=triton, products_at_once=products_at_once,
         max_in_flight=max_in_flight, memory_budget_mb=memory_budget_mb, server_env=server_env, weights_url=weights_url,
         s3_endpoint=s3_endpoint, s3_region=s3_region, s3_profile=s3_profile, s3_anonymous=s3_anonymous,
-        s3_requester_pays=s3_requester_pays,
+        s3_requester_pays=s3_requester_pays, output_s3_endpoint=output_s3_endpoint,
+        output_s3_region=output_s3_region, output_s3_profile=output_s3_profile,
     )  # fmt: skip
     if as_json:
         typer.echo(json.dumps({o.name: {**asdict(o), "value": _shown(o.value)} for o in found}))

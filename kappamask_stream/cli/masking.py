@@ -86,7 +86,7 @@ async def mask_and_report(masking: Masking) -> list[ProductResult]:
     async with AsyncExitStack() as stack:
         display = await stack.enter_async_context(ProgressDisplay(enabled=is_shown, verbose=telling.verbose))
         resources = stack.enter_context(Resources(settings=settings))
-        stores = await stack.enter_async_context(Stores(settings.s3_options))
+        stores = await stack.enter_async_context(Stores(settings.s3_options, settings.output_s3_options))
         models = await stack.enter_async_context(
             ModelPool(masking.choice, settings, keep_server=masking.keep_server, on_progress=display.message)
         )

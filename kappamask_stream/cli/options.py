@@ -226,6 +226,28 @@ S3RequesterPays = Annotated[
         rich_help_panel=STORES,
     ),
 ]
+OutputS3Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--output-s3-endpoint",
+        metavar="URL",
+        help="Of the store that outputs go to, where it is another. [default: as for products]",
+        rich_help_panel=STORES,
+    ),
+]
+OutputS3Region = Annotated[
+    str | None,
+    typer.Option("--output-s3-region", help="Region for outputs. [default: as for products]", rich_help_panel=STORES),
+]
+OutputS3Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--output-s3-profile",
+        help="Section of the AWS configuration for outputs; `default` where products have one of their own. "
+        "[default: as for products]",
+        rich_help_panel=STORES,
+    ),
+]
 FailFast = Annotated[
     bool,
     typer.Option(

@@ -40,6 +40,9 @@ def run(
     s3_profile: given.S3Profile = None,
     s3_anonymous: given.S3Anonymous = None,
     s3_requester_pays: given.S3RequesterPays = None,
+    output_s3_endpoint: given.OutputS3Endpoint = None,
+    output_s3_region: given.OutputS3Region = None,
+    output_s3_profile: given.OutputS3Profile = None,
     fail_fast: given.FailFast = False,
     as_json: given.AsJson = False,
     verbose: given.Verbose = False,
@@ -52,7 +55,8 @@ def run(
     Example: kappamask-stream run S2A_MSIL2A_….SAFE --model csmask --output masks
              kappamask-stream run 'archive/*_T29UNU_*.zip' --concurrency 3 --fail-fast
              kappamask-stream run s3://bucket/products/S2A_MSIL2A_….SAFE/ --aoi field.geojson --stac
-             kappamask-stream run S2A_MSIL2A_… --source cdse --s3-profile cdse --output s3://bucket/masks
+             kappamask-stream run S2A_MSIL2A_… --source cdse --s3-profile cdse
+                 --output s3://bucket/masks --output-s3-profile default
              find archive -name '*.SAFE' | kappamask-stream run - --triton grpc://gpu:8001 --json
     """
     from kappamask_stream.aoi import parse_aoi
@@ -70,6 +74,7 @@ def run(
         output=output, triton=triton, compression=compression, max_in_flight=max_in_flight,
         memory_budget_mb=memory_budget_mb, products_at_once=products_at_once, s3_endpoint=s3_endpoint,
         s3_region=s3_region, s3_profile=s3_profile, s3_anonymous=s3_anonymous, s3_requester_pays=s3_requester_pays,
+        output_s3_endpoint=output_s3_endpoint, output_s3_region=output_s3_region, output_s3_profile=output_s3_profile,
     )  # fmt: skip
     if radiometry == "km_predict" and model == "csmask":
         raise UsageError("--radiometry km_predict is KappaMask's; csmask was trained on reflectance: leave it out")

@@ -34,7 +34,7 @@ async def make_destination(output: str | Path, product_name: str, stores: Stores
     if isinstance(output, str) and is_s3_url(output):
         bucket, prefix = parse_s3_url(output)
         below = [part for part in (prefix.strip("/"), product_name) if part]
-        return S3Destination(await stores.client(), bucket, "/".join(below))
+        return S3Destination(await stores.output_client(), bucket, "/".join(below))
     if isinstance(output, str) and (found := _SCHEME.match(output)):
         raise UsageError(
             f"--output {output} is a URL of the kind {found['scheme']}: give a folder or s3://BUCKET/PREFIX"

@@ -19,12 +19,14 @@ class Stores:
     Parameters
     ----------
     options : what people ask for; presets fill in what they leave out.
+    outputs : the same for the store that outputs go to; None: as `options`.
 
     State: a client per set of options, limits per store and credentials.
     """
 
-    def __init__(self, options: S3Options | None = None) -> None:
+    def __init__(self, options: S3Options | None = None, outputs: S3Options | None = None) -> None:
         self.options = options or S3Options()
+        self.outputs = outputs or self.options
         self._clients: dict[S3Options, S3Client] = {}
         self._limits: dict[tuple[str | None, str | None, bool], RequestLimits] = {}
         self._stack = AsyncExitStack()
@@ -45,7 +47,13 @@ class Stores:
 
         CDSE's quota is taken as well where people name its endpoint themselves.
         """
-        options = self.options if preset is None else self.options.over(preset)
+        return await self._client(self.options if preset is None else self.options.over(preset))
+
+    async def output_client(self) -> S3Client:
+        """Return the client for the store that outputs go to; it belongs to this owner."""
+        return await self._client(self.outputs)
+
+    async def _client(self, options: S3Options) -> S3Client:
         if options.endpoint_url is not None and options.endpoint_url.rstrip("/") == CDSE.endpoint_url:
             options = options.over(CDSE)
         if options not in self._clients:

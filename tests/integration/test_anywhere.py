@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,6 +93,24 @@ def test_outputs_go_to_a_bucket_whole_and_are_found_again(
     other = run(l2a_scene.path, *options, "--dilate", "CLOUD=60")
     assert other.returncode == 5
     assert "--overwrite" in json.loads(other.stdout)["error"]
+
+
+@pytest.mark.usefixtures("aws_environment")
+def test_a_product_of_one_store_is_masked_into_another(
+    at_null: list[str], moto_store: MotoStore, rclone_store: RcloneStore, tmp_path: Path
+) -> None:
+    product = small(tmp_path, seed=13)
+    rclone_store.fill("elsewhere", files_of(product))
+    moto_store.fill("ours", {})
+    (tmp_path / "aws").write_text("[mine]\naws_access_key_id = MINEMINE\naws_secret_access_key = SECRETOFMINE\n")
+    ended = run(
+        f"s3://elsewhere/{product.name}/", "--s3-endpoint", rclone_store.endpoint, "--output", "s3://ours/masks",
+        "--output-s3-endpoint", moto_store.endpoint, "--output-s3-profile", "mine", *at_null, "--json",
+        env={**os.environ, "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "aws")},
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, "")
+    output = json.loads(ended.stdout)["output"].removeprefix("s3://ours/")
+    assert moto_store.content("ours", output)[:4] == b"II*\0"
 
 
 def test_grey_png_and_tiff_agree(l2a_scene: Scene, at_null: list[str], tmp_path: Path) -> None:
