@@ -251,9 +251,7 @@ def mask_product_sync(
     return asyncio.run(mask_product(product, output=output, **options))
 
 
-async def stream_windows(
-    product: str | os.PathLike[str], **options: Unpack[AllOptions]
-) -> AsyncGenerator[MaskWindow]:
+async def stream_windows(product: str | os.PathLike[str], **options: Unpack[AllOptions]) -> AsyncGenerator[MaskWindow]:
     """Yield the windows of one product's mask; see `Masker.windows`."""
     of_masker, of_product = _split(options)
     async with Masker(**of_masker) as masker, aclosing(masker.windows(product, **of_product)) as windows:

@@ -132,7 +132,7 @@ def main() -> None:
     commands.add_parser("list", parents=[repository]).set_defaults(command=_list)
     build = commands.add_parser("build", parents=[repository])
     build.add_argument("model")
-    build.add_argument("--flavour", choices=["python", "onnxruntime"], default="python")
+    build.add_argument("--flavour", choices=["python", "onnxruntime", "torch"], default="python")
     build.add_argument("--weights", type=Path)
     build.set_defaults(command=_build)
     contract = commands.add_parser("contract", parents=[repository])

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Literal, get_args
@@ -25,8 +26,13 @@ if TYPE_CHECKING:
 
     from server_models.registry import KnownModel
 
-Flavour = Literal["python", "onnxruntime"]
+Flavour = Literal["python", "onnxruntime", "torch"]
 FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
+
+#: Flavours that run in Triton's Python backend, and the folder with what it runs.
+_BACKENDS: dict[Flavour, str] = {"python": "python_backend", "torch": "torch_backend"}
+#: Batch and processes with which Triton and the PyTorch engine served most tiles on an H200 (docs/performance.md).
+TORCH_MAX_BATCH, TORCH_INSTANCES = 8, 8
 
 _STAMP = "built.json"
 #: Modules that serve graphs and make none.
@@ -43,12 +49,19 @@ _SERVING = {
     "loading",
     "model_check",
     "openvino_engine",
+    "pinned",
     "reference",
     "repository",
     "selfcheck",
     "serving",
     "supervisor",
     "tether",
+    "torch_engine",
+    "torch_kernels",
+    "torch_network",
+    "torch_plan",
+    "torch_preprocess",
+    "torch_ways",
     "tritonserver",
 }
 
@@ -151,6 +164,8 @@ def _require_precision(model: KnownModel, flavour: Flavour) -> None:
         from server_models.openvino_engine import require_precision
 
         require_precision(model.precision, openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    if flavour == "torch" and not model.name.startswith("kappamask_"):
+        raise UsageError(f"{model.name}: the PyTorch engine is for KappaMask's networks: take --flavour onnxruntime")
     if flavour != "python" and model.precision == "bf16":
         raise UsageError(
             f"{model.name} is for CPUs that have bfloat16 (--flavour python): for GPUs build the model in f32 or fp16"
@@ -161,14 +176,21 @@ def _write(model: KnownModel, folder: Path, flavour: Flavour, weights: Path | No
     version = folder / "1"
     version.mkdir(parents=True)
     contract = model.build(version / "model.onnx", weights)
+    if flavour == "torch":
+        contract = replace(contract, max_batch=TORCH_MAX_BATCH, instances=TORCH_INSTANCES)
     if model.make_reference is not None:
         model.make_reference(folder / REFERENCE, weights)
     (folder / "config.pbtxt").write_text(config_pbtxt(contract, flavour))
     (folder / "contract.json").write_text(contract.to_json())
     (folder / _STAMP).write_text(json.dumps({"flavour": flavour, "recipe_sha256": _recipe_sha256()}))
-    if flavour == "python":
-        shutil.copy(templates() / "python_backend" / "model.py", version / "model.py")
+    if flavour in _BACKENDS:
+        shutil.copy(_backend(flavour), version / "model.py")
     return contract
+
+
+def _backend(flavour: Flavour) -> Path:
+    """Return what Triton's Python backend runs for a flavour."""
+    return templates() / _BACKENDS[flavour] / "model.py"
 
 
 @contextlib.contextmanager
@@ -197,15 +219,15 @@ def is_current(name: str, repository: Path) -> bool:
         return False
     try:
         stamp = json.loads((folder / _STAMP).read_text())
-        flavour: Flavour = "onnxruntime" if stamp["flavour"] == "onnxruntime" else "python"
-        backend = (folder / "1" / "model.py").read_bytes() if flavour == "python" else b""
+        flavour: Flavour = stamp["flavour"]
+        backend = (folder / "1" / "model.py").read_bytes() if flavour in _BACKENDS else b""
         config = (folder / "config.pbtxt").read_text()
         graph = (folder / "1" / "model.onnx").stat().st_size
         if contract.precision == "fp16":
             (folder / REFERENCE).stat()
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    expected = (templates() / "python_backend" / "model.py").read_bytes() if flavour == "python" else b""
+    expected = _backend(flavour).read_bytes() if flavour in _BACKENDS else b""
     return bool(
         graph
         and stamp.get("recipe_sha256") == _recipe_sha256()
@@ -235,9 +257,9 @@ def is_built(name: str, repository: Path, weights: str | None) -> bool:
 
 
 def write_examples(folder: Path) -> list[Path]:
-    """Write the configurations of csmask in both flavours, as examples to read."""
+    """Write the configurations of csmask in the flavours that serve it, as examples to read."""
     written = []
-    for flavour in FLAVOURS:
+    for flavour in ("python", "onnxruntime"):
         for level in ("L1C", "L2A"):
             contract = csmask.published_contract(level)
             path = folder / flavour / contract.name / "config.pbtxt"

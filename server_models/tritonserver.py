@@ -115,6 +115,7 @@ class TritonProcess:
     grpc_port, metrics_port : on 127.0.0.1; 0 is chosen at the start.
     restricted : parts of the protocol that want the key.
     key : header value without which they are refused.
+    backend_bytes : shared memory of each process of the Python backend at its start; it grows.
     """
 
     repository: Path
@@ -123,6 +124,7 @@ class TritonProcess:
     metrics_port: int = 0
     restricted: tuple[str, ...] = RESTRICTED
     key: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+    backend_bytes: int = 16 * 2**20
     process: subprocess.Popen[bytes] | None = None
 
     #: Name of the header that carries `key`.
@@ -180,7 +182,7 @@ class TritonProcess:
         remove_leftovers(self.private)
 
     def _command(self, program: Path, backends: Path) -> list[str]:
-        python = f"shm-default-byte-size={16 * 2**20}", f"shm-region-prefix-name={region_prefix(self.private)}"
+        python = f"shm-default-byte-size={self.backend_bytes}", f"shm-region-prefix-name={region_prefix(self.private)}"
         return [
             str(program),
             f"--model-repository={self.repository}",

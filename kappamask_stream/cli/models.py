@@ -84,8 +84,11 @@ def build(
     env: Environment = None,
     repository: Repository = None,
     flavour: Annotated[
-        Literal["python", "onnxruntime"],
-        typer.Option(help="python: the local server (CPU); onnxruntime: NVIDIA's container (GPU)."),
+        Literal["python", "onnxruntime", "torch"],
+        typer.Option(
+            help="python: the local server (CPU); onnxruntime: NVIDIA's container (GPU); torch: KappaMask on a GPU with "
+            "PyTorch, the fastest."
+        ),
     ] = "python",
     weights: Annotated[
         Path | None,

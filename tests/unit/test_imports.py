@@ -10,7 +10,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = ROOT / "kappamask_stream"
 
-PURE = {"errors", "contract", "grid", "frame", "dilation", "mosaic", "blend", "overviews", "radiometry", "nodata", "evaluation"}
+PURE = {
+    "errors",
+    "contract",
+    "grid",
+    "frame",
+    "dilation",
+    "mosaic",
+    "blend",
+    "overviews",
+    "radiometry",
+    "nodata",
+    "evaluation",
+}
 SERVER_ONLY = {"server_models", "onnx", "onnxruntime", "openvino", "h5py", "ukis_csmask", "pytriton", "torch"}
 #: Layers from the core outwards: a module imports only from its own layer's list of allowed ones.
 LAYERS = [
@@ -37,7 +49,19 @@ LAYERS = [
         "threads",
         "weights",
     },
-    {"assembly", "destinations", "extras", "output", "pipeline", "planning", "resources", "sampling", "stac", "report", "survey"},
+    {
+        "assembly",
+        "destinations",
+        "extras",
+        "output",
+        "pipeline",
+        "planning",
+        "resources",
+        "sampling",
+        "stac",
+        "report",
+        "survey",
+    },
     {"models", "opening", "runner", "api", "km_predict"},
     {"cli", "__main__"},
 ]

@@ -1,0 +1,109 @@
+"""Stand-alone tiles for decoders that want image and tile grid to begin at (0, 0), as nvJPEG2000 does.
+
+A tile is cut into precincts and code-blocks by its place in the image, so it can be moved only where they stay as they
+are. Elsewhere it is put back among tiles without data, and its region is asked for.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from kappamask_stream.errors import CodestreamError
+
+#: Marker and length of a tile-part's head.
+_SOT = b"\xff\x90\x00\x0a"
+
+
+def framed(codestream: bytes) -> tuple[bytes, tuple[int, int, int, int]]:
+    """Put a stand-alone tile back into an image that begins at (0, 0) and ends with it, among tiles of empty packets.
+
+    nvJPEG2000 wants image and tile grid to begin at (0, 0), and moving the tile there would change how it is cut into
+    precincts and code-blocks. The empty tiles need not be decoded: only the tile's region is asked for.
+
+    Returns
+    -------
+    codestream
+        Some bytes longer for each tile before this one.
+    region
+        First row and column, end row and column of the tile.
+
+    Raises
+    ------
+    CodestreamError
+        If the tile does not lie on a tile grid from (0, 0) on.
+    """
+    x1, y1, x0, y0, width, height = struct.unpack_from(">6I", codestream, 8)
+    if x0 % width or y0 % height:
+        raise CodestreamError(
+            f"a tile at row {y0}, column {x0} is on no grid of {height} x {width}: decode it on the CPU"
+        )
+    across, index = -(-x1 // width), y0 // height * -(-x1 // width) + x0 // width
+    coding, first = _main_header(codestream)
+    pieces = [codestream[:16], bytes(8), codestream[24:32], bytes(8), codestream[40:first]]
+    for number in range(index):
+        top, left = number // across * height, number % across * width
+        extent = (left, top, min(left + width, x1), min(top + height, y1))
+        body = b"\xff\x93" + _empty_packets(coding, extent)
+        pieces += [_SOT + struct.pack(">HIBB", number, 12 + len(body), 0, 1), body]
+    position = first
+    while codestream[position : position + 2] == _SOT[:2]:
+        (length,) = struct.unpack_from(">I", codestream, position + 6)
+        part = codestream[position : position + length]
+        pieces += [part[:4], struct.pack(">H", index), part[6:]]
+        position += length
+    pieces.append(codestream[position:])
+    return b"".join(pieces), (y0, x0, y1, x1)
+
+
+def moved(codestream: bytes) -> bytes | None:
+    """Move a stand-alone tile to (0, 0); None where precincts or code-blocks would be cut elsewhere then.
+
+    ESA's tiles of 10 m can all be moved, most of 20 m and 60 m cannot. Without a frame nvJPEG2000 is 1.8 times as fast.
+    """
+    x1, y1, x0, y0 = struct.unpack_from(">4I", codestream, 8)
+    coding, _ = _main_header(codestream)
+    levels = coding[5]
+    for shift, (start, end) in ((0, (x0, x1)), (4, (y0, y1))):
+        if start % (1 << levels):
+            return None
+        code_block = coding[7 if shift else 6] + 2
+        for level in range(levels + 1):
+            precinct = (coding[10 + level] if coding[0] & 1 else 0xFF) >> shift & 15
+            if not _is_cut_alike(start, end, levels - level, precinct):
+                return None
+            # Of the bands of this resolution, which beyond the lowest have half its size.
+            half = 1 if level else 0
+            if not _is_cut_alike(start, end, levels - level + half, min(code_block, precinct - half)):
+                return None
+    extent = struct.pack(">4I", x1 - x0, y1 - y0, 0, 0)
+    return codestream[:8] + extent + codestream[24:32] + bytes(8) + codestream[40:]
+
+
+def _is_cut_alike(start: int, end: int, halvings: int, log_size: int) -> bool:
+    """Tell whether a row of blocks cuts an extent, halved so often, at the same places when it begins at 0."""
+    size, first, last = 1 << log_size, start >> halvings, -(-end >> halvings) - 1
+    return first % size == 0 or (first // size == last // size and last - first < size)
+
+
+def _empty_packets(coding: bytes, extent: tuple[int, int, int, int]) -> bytes:
+    """Return the packets of a tile without data: one zero byte for each precinct of each resolution and layer."""
+    style, layers, levels = coding[0], int.from_bytes(coding[2:4]), coding[5]
+    x0, y0, x1, y1 = extent
+    count = 0
+    for level in range(levels + 1):
+        precinct = coding[10 + level] if style & 1 else 0xFF
+        scale, across, down = levels - level, precinct & 15, precinct >> 4
+        left, top, right, bottom = (-(-v >> scale) for v in (x0, y0, x1, y1))
+        count += (-(-right >> across) - (left >> across)) * (-(-bottom >> down) - (top >> down))
+    return (b"\0\xff\x92" if style & 4 else b"\0") * (count * layers)
+
+
+def _main_header(codestream: bytes) -> tuple[bytes, int]:
+    """Return the parameters of COD, and where the main header ends."""
+    position, coding = 2, b""
+    while codestream[position : position + 2] != _SOT[:2]:
+        (length,) = struct.unpack_from(">H", codestream, position + 2)
+        if codestream[position : position + 2] == b"\xff\x52":
+            coding = codestream[position + 4 : position + 2 + length]
+        position += 2 + length
+    return coding, position
