@@ -15,22 +15,32 @@ import os
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Self, Unpack, cast
 
-from kappamask_stream.aoi import AreaOfInterest, parse_aoi
+from kappamask_stream.api_options import (
+    AllOptions,
+    AllWindowOptions,
+    MaskerOptions,
+    ProductOptions,
+    WindowOptions,
+    order_of,
+    place_of,
+    refuse_unknown,
+    split,
+)
 from kappamask_stream.errors import UsageError
-from kappamask_stream.extras import Extra, selected
+from kappamask_stream.extras import Extra
 from kappamask_stream.grid import Window
 from kappamask_stream.models import ModelChoice, ModelPool
-from kappamask_stream.output import MaskOptions
 from kappamask_stream.resources import Resources
 from kappamask_stream.result import ProductProgress
-from kappamask_stream.runner import Order, Workshop, mask_one
-from kappamask_stream.s3 import S3Options, Stores
+from kappamask_stream.runner import Workshop, mask_one
+from kappamask_stream.s3 import Stores
 from kappamask_stream.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator
+    from types import TracebackType
 
     import numpy as np
     from numpy.typing import NDArray
@@ -41,70 +51,6 @@ if TYPE_CHECKING:
 
 #: Windows that wait to be taken; then the product waits.
 _WINDOWS_AHEAD = 4
-
-
-class MaskerOptions(TypedDict, total=False):
-    """Which network, where: what all products of a `Masker` share.
-
-    Attributes
-    ----------
-    model : ``kappamask`` (default), ``csmask``, or any model name that the server holds.
-    architecture : of KappaMask, ``DeepLabv3Plus`` (default) or ``Unet``.
-    precision : of KappaMask, ``f32`` (default), ``bf16`` or ``fp16``.
-    weights : KappaMask's weights for the server on this machine; default: those fetched.
-    triton : ``grpc://HOST:PORT``; default: as the settings say, else a Triton on this machine.
-    keep_server : True leaves the local server running.
-    settings : limits and places; default: ``KAPPAMASK_*`` and the configuration file.
-    s3 : how object stores are reached; default: as the settings say, with the usual chain of credentials.
-    output_s3 : the same for outputs; default: as the settings say, else as ``s3``.
-    """
-
-    model: str
-    architecture: Literal["DeepLabv3Plus", "Unet"] | None
-    precision: Literal["f32", "bf16", "fp16"] | None
-    weights: str | os.PathLike[str] | None
-    triton: str | None
-    keep_server: bool
-    settings: Settings | None
-    s3: S3Options | None
-    output_s3: S3Options | None
-
-
-class ProductOptions(TypedDict, total=False):
-    """What is made of a product.
-
-    Attributes
-    ----------
-    radiometry : ``corrected`` (default) or ``km_predict``.
-    mosaic : ``crop`` (default) or ``blend``.
-    compression : ``deflate`` (default) or ``zstd``.
-    overwrite : True replaces a different mask of the same name.
-    aoi : area of interest, an `AreaOfInterest` or text as `aoi.parse_aoi` reads it.
-    dilate : (class name, metres), grown over other classes in this order.
-    png, probabilities, subtiles, stac, report : True writes these, too.
-    source : where a product is that is given by name: ``aws``, ``cdse`` or a folder.
-    allow_coarser : True replicates the pixels of a band that is there only coarser than the model asks.
-    verify : True compares all files with the manifest first.
-    """
-
-    radiometry: Literal["corrected", "km_predict"]
-    mosaic: Literal["crop", "blend"]
-    compression: Literal["deflate", "zstd"]
-    overwrite: bool
-    aoi: AreaOfInterest | str | None
-    dilate: Sequence[tuple[str, float]]
-    png: bool
-    probabilities: bool
-    subtiles: bool
-    stac: bool
-    report: bool
-    source: str | None
-    allow_coarser: bool
-    verify: bool
-
-
-class AllOptions(MaskerOptions, ProductOptions, total=False):
-    """Both: what the functions take that open a `Masker` for one product."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +76,10 @@ class MaskWindow:
 
 
 class Masker:
-    """Masks products with one model. Use as an async context manager; several products at once are fine.
+    """Masks products with one model. Use as an async context manager.
+
+    Several products at once are fine: `products_at_once` of the settings are in work, others wait for their turn; those
+    that write the same files come one after the other.
 
     Parameters
     ----------
@@ -138,7 +87,7 @@ class Masker:
     """
 
     def __init__(self, **options: Unpack[MaskerOptions]) -> None:
-        _refuse_unknown(options, MaskerOptions)
+        refuse_unknown(options, MaskerOptions)
         weights = options.get("weights")
         self._choice = ModelChoice(
             model=options.get("model", "kappamask"),
@@ -146,7 +95,13 @@ class Masker:
             precision=options.get("precision"),
             weights=None if weights is None else Path(weights),
         )
-        settings = options.get("settings") or load_settings()
+        settings = options.get("settings")
+        if settings is None:
+            settings = load_settings()
+        elif not isinstance(settings, Settings):
+            raise UsageError(
+                f"settings is a {type(settings).__name__}: give kappamask_stream.settings.load_settings(NAME=VALUE, …)"
+            )
         triton = options.get("triton")
         self._settings = settings if triton is None else settings.model_copy(update={"triton": triton})
         given = options.get("s3")
@@ -170,9 +125,23 @@ class Masker:
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
-        self._workshop = None
-        await self._stack.aclose()
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Write what the STAC Collections lack, then give everything back.
+
+        Raises
+        ------
+        OutputError
+            If a Collection cannot be written; not where another exception is on its way.
+        """
+        workshop, self._workshop = self._workshop, None
+        try:
+            failure = None if workshop is None else await workshop.catalogues.finish()
+        finally:
+            await self._stack.aclose()
+        if failure is not None and exc is None:
+            raise failure
 
     async def mask(
         self,
@@ -184,6 +153,8 @@ class Masker:
     ) -> ProductResult:
         """Mask one product and write the files; a finished one is skipped.
 
+        With ``stac`` a Collection that is there already is checked first, and kept in step: see `stac.Catalogue`.
+
         Parameters
         ----------
         product : path of a SAFE directory or zip, S3 URL, STAC Item, or a name with ``source``.
@@ -191,23 +162,41 @@ class Masker:
         progress : is kept up to date meanwhile.
         options : see `ProductOptions`.
         """
-        order = replace(_order(options), output=None if output is None else os.fspath(output))
-        return await mask_one(os.fspath(product), self._opened(), order, progress or _progress(product))
+        refuse_unknown(options, ProductOptions)
+        order = replace(order_of(options, self._settings), output=None if output is None else place_of(output))
+        progress = progress or _progress(product)
+        workshop = self._opened()
+        if order.has_items:
+            await workshop.catalogues.check(workshop.output(order))
+        async with workshop.slots:
+            result = await mask_one(os.fspath(product), workshop, order, progress)
+        await workshop.catalogues.add(workshop.output(order), result, has_item=order.has_items)
+        return result
 
     async def windows(
-        self, product: str | os.PathLike[str], **options: Unpack[ProductOptions]
+        self, product: str | os.PathLike[str], **options: Unpack[WindowOptions]
     ) -> AsyncGenerator[MaskWindow]:
         """Yield the windows of a product's mask, each as soon as it is finished; writes nothing.
 
         Together they cover the mask, each pixel once; their order is that in which the server answers. A consumer that
-        is slow slows the product down. Close the iterator (``contextlib.aclosing``) where it is not read to its end.
+        is slow slows the product down, which counts for `products_at_once` until the last window is taken. Close the
+        iterator (``contextlib.aclosing``) where it is not read to its end.
+
+        Parameters
+        ----------
+        product : as for `mask`.
+        options : see `WindowOptions`.
         """
+        refuse_unknown(options, WindowOptions)
         ready: asyncio.Queue[MaskWindow | None] = asyncio.Queue(_WINDOWS_AHEAD)
-        order = replace(_order(options), write=False, extras=[lambda: _Windows(ready)])
+        asked = order_of(cast("ProductOptions", options), self._settings)
+        order = replace(asked, write=False, extras=[lambda: _Windows(ready)])
+        workshop = self._opened()
 
         async def work() -> None:
             try:
-                await mask_one(os.fspath(product), self._opened(), order, _progress(product))
+                async with workshop.slots:
+                    await mask_one(os.fspath(product), workshop, order, _progress(product))
             finally:
                 # Nobody waits where the iterator was closed: then the queue may be full for ever.
                 if (task := asyncio.current_task()) is None or not task.cancelling():
@@ -236,7 +225,8 @@ async def mask_product(
     **options: Unpack[AllOptions],
 ) -> ProductResult:
     """Mask one product; see `Masker.mask`. For several, open one `Masker`."""
-    of_masker, of_product = _split(options)
+    refuse_unknown(options, AllOptions)
+    of_masker, of_product = split(options)
     async with Masker(**of_masker) as masker:
         return await masker.mask(product, output=output, progress=progress, **of_product)
 
@@ -245,15 +235,27 @@ def mask_product_sync(
     product: str | os.PathLike[str],
     *,
     output: str | os.PathLike[str] | None = None,
+    progress: ProductProgress | None = None,
     **options: Unpack[AllOptions],
 ) -> ProductResult:
-    """Do what `mask_product` does where no event loop runs."""
-    return asyncio.run(mask_product(product, output=output, **options))
+    """Do what `mask_product` does where no event loop runs.
+
+    Raises
+    ------
+    UsageError
+        If one runs in this thread, as it does in a notebook; and whatever `mask_product` raises.
+    """
+    if _is_in_loop():
+        raise UsageError("an event loop runs here already: use `await mask_product(…)` instead of mask_product_sync")
+    return asyncio.run(mask_product(product, output=output, progress=progress, **options))
 
 
-async def stream_windows(product: str | os.PathLike[str], **options: Unpack[AllOptions]) -> AsyncGenerator[MaskWindow]:
+async def stream_windows(
+    product: str | os.PathLike[str], **options: Unpack[AllWindowOptions]
+) -> AsyncGenerator[MaskWindow]:
     """Yield the windows of one product's mask; see `Masker.windows`."""
-    of_masker, of_product = _split(options)
+    refuse_unknown(options, AllWindowOptions)
+    of_masker, of_product = split(options)
     async with Masker(**of_masker) as masker, aclosing(masker.windows(product, **of_product)) as windows:
         async for window in windows:
             yield window
@@ -285,46 +287,12 @@ class _Windows(Extra):
         await self._ready.put(window)
 
 
-def _order(options: ProductOptions) -> Order:
-    """Translate what users say."""
-    _refuse_unknown(options, ProductOptions)
-    aoi = options.get("aoi")
-    extras = selected(
-        png=options.get("png", False),
-        probabilities=options.get("probabilities", False),
-        subtiles=options.get("subtiles", False),
-        stac=options.get("stac", False),
-        report=options.get("report", False),
-    )
-    mask = MaskOptions(
-        radiometry=options.get("radiometry", "corrected"),
-        mosaic=options.get("mosaic", "crop"),
-        compression=options.get("compression", "deflate"),
-        overwrite=options.get("overwrite", False),
-        dilate=tuple(options.get("dilate", ())),
-        aoi=parse_aoi(aoi) if isinstance(aoi, str) else aoi,
-    )
-    return Order(
-        options=mask,
-        extras=extras,
-        source=options.get("source"),
-        allow_coarser=options.get("allow_coarser", False),
-        verify_checksums=options.get("verify", False),
-    )
-
-
-def _split(options: AllOptions) -> tuple[MaskerOptions, ProductOptions]:
-    _refuse_unknown(options, AllOptions)
-    of_masker = {name: value for name, value in options.items() if name in MaskerOptions.__annotations__}
-    of_product = {name: value for name, value in options.items() if name not in MaskerOptions.__annotations__}
-    return of_masker, of_product  # type: ignore[return-value]
-
-
-def _refuse_unknown(options: Mapping[str, object], known: type) -> None:
-    """Complain about a misspelt option as Python does about a misspelt argument."""
-    names = sorted(known.__annotations__)
-    if unknown := [name for name in options if name not in names]:
-        raise TypeError(f"there is no option {unknown[0]!r}; options are {', '.join(names)}")
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _progress(product: str | os.PathLike[str]) -> ProductProgress:

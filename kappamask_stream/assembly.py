@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kappamask_stream.blend import BlendMosaic
-from kappamask_stream.dilation import Dilation, growths
+from kappamask_stream.dilation import Dilation
 from kappamask_stream.errors import InferenceError
 from kappamask_stream.grid import Window
+from kappamask_stream.mosaic import BlockCanvas
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kappamask_stream.contract import ModelContract
     from kappamask_stream.extras import TileAnswer
     from kappamask_stream.mosaic import Block
@@ -24,22 +23,14 @@ if TYPE_CHECKING:
 class Assembly:
     """Takes every tile of a layout once, in any order, one at a time, and gives every block of the mask once.
 
-    Parameters
-    ----------
-    dilate : (class name, metres) by which classes are grown, as in `output.MaskOptions`.
-
     State: the blocks that mosaic and dilation hold, and the pixels counted so far per class value.
-
-    Raises
-    ------
-    UsageError
-        If the contract has no such class, or it cannot be grown by so much.
     """
 
-    def __init__(self, layout: Layout, contract: ModelContract, dilate: Sequence[tuple[str, float]] = ()) -> None:
+    def __init__(self, layout: Layout, contract: ModelContract) -> None:
         self._layout, self._contract, self._mosaic = layout, contract, layout.mosaic
-        grown = growths(dilate, contract)
-        self._dilation = Dilation(layout.frame, grown, nodata=contract.nodata_class) if grown else None
+        nodata = contract.nodata_class
+        self._dilation = Dilation(layout.work, layout.growths, nodata=nodata) if layout.growths else None
+        self._canvas = BlockCanvas(layout.frame.window, nodata=nodata) if layout.work != layout.frame else None
         self._counts = np.zeros(256, np.int64)
 
     def add(self, answer: TileAnswer) -> list[Block]:
@@ -60,12 +51,19 @@ class Assembly:
             blocks = self._mosaic.add(answer.tile, answer.labels)
         if self._dilation is not None:
             blocks = [ready for block in blocks for ready in self._dilation.add(block)]
+        if self._canvas is not None:
+            blocks = [ready for block in blocks for ready in self._canvas.place(self._window_of(block), block.pixels)]
         return [self._finished(block) for block in blocks]
 
     def shares(self) -> dict[str, float]:
         """Return the share of each class, by name, among the pixels of the area of interest (or all)."""
         total = int(self._counts.sum())
         return {c.name: float(self._counts[c.value]) / max(1, total) for c in self._contract.classes}
+
+    def _window_of(self, block: Block) -> Window:
+        """Return the pixels of the image that a block of the mosaic holds."""
+        size, origin = self._mosaic.block_size, self._layout.work.window
+        return Window(origin.row + block.row * size, origin.col + block.col * size, size, size)
 
     def _finished(self, block: Block) -> Block:
         """Count a block's classes; what lies outside the area of interest becomes nodata and is not counted."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import platform
 import re
 import shutil
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 #: A temporary file lives for seconds; on a shared folder one of another machine's is left alone for this long.
 _FOREIGN_AGE_S = 24 * 3600
 _NEW, _OLD = "part", "old"
+#: Tells this process from an earlier one of the same number (containers restart with the same ones), and its writers
+#: from each other.
+_RUN, _WRITERS = os.urandom(4).hex(), itertools.count()
+_WRITER = r"\.(?P<run>[0-9a-f]{8})-\d+"
 
 _ELSEWHERE = "give another folder with --output"
 _REMEDIES = {
@@ -34,43 +40,58 @@ _REMEDIES = {
 }
 
 
-async def publish(files: Sequence[tuple[Path, Sequence[bytes] | Path]]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """What happens to one name: `new` becomes `path`, what was there is `old` meanwhile; without content it goes."""
+
+    path: Path
+    new: Path
+    old: Path
+    content: Sequence[bytes] | Path | None
+
+
+async def publish(files: Sequence[tuple[Path, Sequence[bytes] | Path]], *, stale: Sequence[Path] = ()) -> None:
     """Write files under hidden names in their folders, then rename them in the order given; in threads.
 
     So the last file stands for all of them: it is there only when the others are. A failure leaves no temporary
     file, and under the final names what was there before. So does a cancellation before the first rename; after
-    it, all files get their names before the cancellation goes on.
+    it, all files get their names before the cancellation goes on. Several may write the same names at once: the files
+    of one of them stay.
 
     Parameters
     ----------
     files : path and content of each: bytes in pieces, or a scratch file, which is moved (from another file system:
         copied) and gone afterwards.
+    stale : removed in the moment of the first rename; those of `files` are not touched.
 
     Raises
     ------
     OutputError
         Naming the path, the bytes needed by all files, the bytes free, and the remedy.
     """
-    paths = [path for path, _ in files]
+    given = {path for path, _ in files}
+    writer = f"{platform.node()}.{os.getpid()}.{_RUN}-{next(_WRITERS)}"
+    steps = [_step(path, writer, None) for path in stale if path not in given]
+    steps += [_step(path, writer, content) for path, content in files]
     needed = sum([await in_thread(None, _size, content) for _, content in files])
     try:
-        await in_thread(None, _write_all, files, needed)
-        await in_thread(None, _rename_all, paths, needed)
+        await in_thread(None, _write_all, steps, needed)
+        await in_thread(None, _rename_all, steps, needed)
     finally:
-        _remove_all(paths)
+        _remove_all(steps)
 
 
 def remove_stale(paths: Iterable[Path]) -> None:
-    """Remove what writers of `paths` left that were killed; call it while nobody in this process writes them."""
+    """Remove what writers of `paths` left that were killed."""
     names: dict[Path, list[str]] = {}
     for path in paths:
         names.setdefault(path.parent, []).append(re.escape(path.name))
     for folder, known in names.items():
-        pattern = re.compile(rf"\.(?:{'|'.join(known)})\.(?P<host>.*)\.(?P<pid>\d+)\.({_NEW}|{_OLD})")
+        pattern = re.compile(rf"\.(?:{'|'.join(known)})\.(?P<host>.*)\.(?P<pid>\d+)(?:{_WRITER})?\.({_NEW}|{_OLD})")
         with suppress(OSError):
             for found in folder.iterdir():
                 match = pattern.fullmatch(found.name)
-                if match and _is_abandoned(found, match["host"], int(match["pid"])):
+                if match and _is_abandoned(found, match["host"], int(match["pid"]), match["run"]):
                     _remove(found)
 
 
@@ -89,18 +110,19 @@ def output_error(path: Path, error: OSError, needed: int | None = None, *, elsew
     return OutputError(f"cannot write {path}: {error.strerror or error}{room}: {remedy}")
 
 
-def _hidden(path: Path, kind: str) -> Path:
-    # Host and process: two workers on a shared folder must not write into each other's file.
-    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.{kind}")
+def _step(path: Path, writer: str, content: Sequence[bytes] | Path | None) -> _Step:
+    new, old = (path.with_name(f".{path.name}.{writer}.{kind}") for kind in (_NEW, _OLD))
+    return _Step(path=path, new=new, old=old, content=content)
 
 
-def _write_all(files: Sequence[tuple[Path, Sequence[bytes] | Path]], needed: int) -> None:
-    for path, content in files:
+def _write_all(steps: Sequence[_Step], needed: int) -> None:
+    for step in steps:
         try:
-            _write(_hidden(path, _NEW), content)
+            if step.content is not None:
+                _write(step.new, step.content)
         except OSError as error:
-            _remove_all(path for path, _ in files)  # now: what they took counts as free
-            raise output_error(path, error, needed) from error
+            _remove_all(steps)  # now: what they took counts as free
+            raise output_error(step.path, error, needed) from error
 
 
 def _write(hidden: Path, content: Sequence[bytes] | Path) -> None:
@@ -113,34 +135,42 @@ def _write(hidden: Path, content: Sequence[bytes] | Path) -> None:
         os.fsync(file.fileno())
 
 
-def _rename_all(paths: Sequence[Path], needed: int) -> None:
+def _rename_all(steps: Sequence[_Step], needed: int) -> None:
     """Give temporary files their names; if one cannot have it, bring back what the earlier ones replaced."""
     with ExitStack() as undo:
-        for path in paths:
+        for step in steps:
             try:
-                if path.is_dir():  # moving it aside would succeed
-                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-                if path != paths[-1]:  # the last one is replaced in one step, and nothing can fail after it
-                    with suppress(FileNotFoundError):
-                        path.replace(_hidden(path, _OLD))
-                    undo.callback(_bring_back, path)
-                _hidden(path, _NEW).replace(path)
+                _rename(step, undo, is_last=step is steps[-1])
             except OSError as error:
-                raise output_error(path, error, needed) from error
+                raise output_error(step.path, error, needed) from error
         undo.pop_all()
-    for path in paths:
-        _remove(_hidden(path, _OLD))
-    for folder in {path.parent for path in paths}:
+    for step in steps:
+        _remove(step.old)
+    for folder in {step.path.parent for step in steps}:
         _sync_folder(folder)
 
 
-def _bring_back(path: Path) -> None:
-    old = _hidden(path, _OLD)
-    if not old.exists():
-        _remove(path)
+def _rename(step: _Step, undo: ExitStack, *, is_last: bool) -> None:
+    if step.content is None:
+        if step.path.is_file():
+            step.path.replace(step.old)
+            undo.callback(_bring_back, step)
+        return
+    if step.path.is_dir():  # moving it aside would succeed
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(step.path))
+    if not is_last:  # the last one is replaced in one step, and nothing can fail after it
+        with suppress(FileNotFoundError):
+            step.path.replace(step.old)
+        undo.callback(_bring_back, step)
+    step.new.replace(step.path)
+
+
+def _bring_back(step: _Step) -> None:
+    if not step.old.exists():
+        _remove(step.path)
         return
     with suppress(OSError):
-        old.replace(path)
+        step.old.replace(step.path)
 
 
 def _remove(path: Path) -> None:
@@ -148,9 +178,9 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _remove_all(paths: Iterable[Path]) -> None:
-    for path in paths:
-        _remove(_hidden(path, _NEW))
+def _remove_all(steps: Iterable[_Step]) -> None:
+    for step in steps:
+        _remove(step.new)
 
 
 def _size(content: Sequence[bytes] | Path) -> int:
@@ -167,11 +197,11 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _is_abandoned(path: Path, host: str, pid: int) -> bool:
+def _is_abandoned(path: Path, host: str, pid: int, run: str | None) -> bool:
     if host != platform.node():
         return time.time() - path.stat().st_mtime > _FOREIGN_AGE_S
-    if pid == os.getpid():  # of an earlier process of this number: containers restart with the same ones
-        return True
+    if pid == os.getpid():
+        return run != _RUN
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

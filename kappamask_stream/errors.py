@@ -15,6 +15,7 @@
     │   ├── InferenceTimeoutError      (retryable) no answer within `infer_timeout_s`
     │   └── InferenceError             the server failed on a tile, or its answer is unusable
     ├── OutputError           exit 5   the mask cannot be written: no space, no permission, name taken
+    │   └── OutputUnavailableError     (retryable) the store for outputs cannot be reached, or is overloaded
     └── InternalError         exit 1   a fault of this program: any exception that is not of this tree
 
 A message says what, which file, the two numbers and the remedy. Foreign exceptions are translated once,
@@ -101,6 +102,12 @@ class OutputError(KappaMaskError):
     """The mask cannot be written."""
 
     exit_code = 5
+
+
+class OutputUnavailableError(OutputError):
+    """The store that masks go to cannot be reached, is overloaded, or broke off again and again."""
+
+    retryable = True
 
 
 class InternalError(KappaMaskError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, get_args
 
 from kappamask_stream.errors import UsageError
 from kappamask_stream.inference import TritonClient
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 Architecture = Literal["DeepLabv3Plus", "Unet"]
 Precision = Literal["f32", "bf16", "fp16"]
 
-_LEVELS = ("L1C", "L2A")
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
@@ -36,21 +34,29 @@ class ModelChoice:
     model : ``kappamask``, ``csmask``, or the name of any model that the server holds.
     architecture, precision : of KappaMask; None where not given.
     weights : a user's own weight file for the local server.
+    levels : those that products may have; fewer than both where they are known before any is opened.
+    remedy : what helps where there are no weights, for those who have no ``--weights`` and ``--model``.
     """
 
     model: str = "kappamask"
     architecture: Architecture | None = None
     precision: Precision | None = None
     weights: Path | None = None
+    levels: tuple[str, ...] = ("L1C", "L2A")
+    remedy: str = "give a file that you have with --weights FILE, or take --model csmask"
 
     def __post_init__(self) -> None:
-        """Refuse combinations that mean nothing.
+        """Refuse words and combinations that mean nothing.
 
         Raises
         ------
         UsageError
             With the remedy.
         """
+        words = (("--architecture", self.architecture, Architecture), ("--precision", self.precision, Precision))
+        for flag, word, allowed in words:
+            if word is not None and word not in get_args(allowed):
+                raise UsageError(f"{flag} is {word!r}: allowed is {' or '.join(get_args(allowed))}")
         if self.model == "kappamask":
             return
         given: dict[str, object] = {"--architecture": self.architecture, "--weights": self.weights}
@@ -97,13 +103,15 @@ class ModelPool:
             )
         self._choice, self._settings = choice, settings
         self._cache = WeightsCache.at(settings.weights_dir)
-        name = choice.served_name("L2A")
+        name = choice.served_name(choice.levels[-1])
         if settings.triton is None and of_model(name) is not None and name.endswith("_fp16"):
             raise UsageError(
                 f"{name} is for GPUs, the server that runs on this machine computes on the CPU: take --precision f32 "
                 "or bf16, or name a server with --triton"
             )
-        if settings.triton is None and not any(self._can_be_served(choice.served_name(level)) for level in _LEVELS):
+        if settings.triton is None and not any(
+            self._can_be_served(choice.served_name(level)) for level in choice.levels
+        ):
             raise self._no_weights(name)
         self._keep_server, self._on_progress = keep_server, on_progress
         self._models: dict[str, ServedModel] = {}
@@ -170,11 +178,10 @@ class ModelPool:
         repository = ServerEnvironment.at(self._settings.server_env).repository
         return (repository / name / "contract.json").is_file()
 
-    @staticmethod
-    def _no_weights(name: str) -> UsageError:
+    def _no_weights(self, name: str) -> UsageError:
         published = of_model(name)
         fetch = f"fetch them with `kappamask-stream models fetch {published.model}`, " if published else ""
         return UsageError(
-            f"{name} needs KappaMask's weights, which come with no package: {fetch}give a file that you have with "
-            "--weights FILE, name a server that has them with --triton, or take --model csmask"
+            f"{name} needs KappaMask's weights, which come with no package: {fetch}name a server that has them with "
+            f"--triton, {self._choice.remedy}"
         )

@@ -89,6 +89,47 @@ class TileLedger:
         return len(self._missing)
 
 
+class BlockCanvas:
+    """Windows of pixels become blocks: every pixel of the frame is to be placed once.
+
+    Parameters
+    ----------
+    frame : the pixels of the image that are shown; blocks are laid from its corner.
+    nodata : value of pixels beyond the frame in blocks at its edge.
+    block_size : height and width of a block, pixels.
+    """
+
+    def __init__(self, frame: Window, *, nodata: int, block_size: int = BLOCK_SIZE) -> None:
+        self.block_size = block_size
+        self._frame, self._nodata = frame, nodata
+        self._pending: PendingBlocks[NDArray[np.uint8]] = PendingBlocks()
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of blocks begun and not finished."""
+        return len(self._pending) * self.block_size**2
+
+    def place(self, window: Window, pixels: NDArray[np.uint8]) -> list[Block]:
+        """Put pixels (uint8 ``[window.height, window.width]``) of the image in place; what lies beyond the frame falls.
+
+        Returns the blocks that this completes.
+        """
+        shown = window.intersection(self._frame)
+        finished = []
+        for row, col, placed in blocks_meeting(shown.seen_from(self._frame), self.block_size):
+            block = placed.seen_from(Window(-self._frame.row, -self._frame.col, 0, 0))
+            held = self._pending.get((row, col))
+            if held is None:
+                held = np.full((self.block_size, self.block_size), self._nodata, np.uint8)
+                inside = block.intersection(self._frame)
+                self._pending.begin((row, col), held, inside.height * inside.width)
+            common = block.intersection(shown)
+            held[common.relative_to(block)] = pixels[common.relative_to(window)]
+            if self._pending.contribute((row, col), common.height * common.width) is not None:
+                finished.append(Block(row=row, col=col, pixels=held))
+        return finished
+
+
 class CropMosaic:
     """Keeps each tile's core; holds only blocks that were begun and are not finished.
 
@@ -104,10 +145,9 @@ class CropMosaic:
         self, grid: TileGrid, *, nodata: int, frame: Window | None = None, block_size: int = BLOCK_SIZE
     ) -> None:
         self.block_size = block_size
-        self._nodata = nodata
         self._frame = frame or Window(0, 0, grid.height, grid.width)
         self._ledger = TileLedger(tile for tile in grid if self.shows(tile))
-        self._pending: PendingBlocks[NDArray[np.uint8]] = PendingBlocks()
+        self._canvas = BlockCanvas(self._frame, nodata=nodata, block_size=block_size)
 
     @property
     def missing(self) -> int:
@@ -117,7 +157,7 @@ class CropMosaic:
     @property
     def pending_bytes(self) -> int:
         """Bytes of blocks begun and not finished."""
-        return len(self._pending) * self.block_size**2
+        return self._canvas.pending_bytes
 
     def shows(self, tile: Tile) -> bool:
         """Tell whether a tile decides a pixel of the mask: exactly those tiles are to be added."""
@@ -138,17 +178,4 @@ class CropMosaic:
 
     def _place(self, tile: Tile, core: NDArray[np.uint8]) -> list[Block]:
         self._ledger.add(tile)
-        shown = tile.core.intersection(self._frame)
-        finished = []
-        for row, col, window in blocks_meeting(shown.seen_from(self._frame), self.block_size):
-            block = window.seen_from(Window(-self._frame.row, -self._frame.col, 0, 0))
-            pixels = self._pending.get((row, col))
-            if pixels is None:
-                pixels = np.full((self.block_size, self.block_size), self._nodata, np.uint8)
-                inside = block.intersection(self._frame)
-                self._pending.begin((row, col), pixels, inside.height * inside.width)
-            common = block.intersection(shown)
-            pixels[common.relative_to(block)] = core[common.relative_to(tile.core)]
-            if self._pending.contribute((row, col), common.height * common.width) is not None:
-                finished.append(Block(row=row, col=col, pixels=pixels))
-        return finished
+        return self._canvas.place(tile.core, core)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 from rasterio.errors import RasterioError
 
 from kappamask_stream import __version__
 from kappamask_stream.cog import read_quicklook_pixels
 from kappamask_stream.destinations.types import OutputFile
-from kappamask_stream.errors import OutputError
+from kappamask_stream.errors import OutputError, UsageError
 from kappamask_stream.names import mask_name
 from kappamask_stream.quicklook import encode_quicklook
 from kappamask_stream.threads import in_thread
+from kappamask_stream.tile_pictures import TileList, list_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,12 +26,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kappamask_stream.aoi import AreaOfInterest
+    from kappamask_stream.cog import FoundMask
     from kappamask_stream.contract import ModelContract
     from kappamask_stream.destinations import Destination
     from kappamask_stream.product import Product
 
 Radiometry = Literal["corrected", "km_predict"]
 MosaicKind = Literal["crop", "blend"]
+Compression = Literal["deflate", "zstd"]
 
 #: Media types of what is published (RFC 2046, RFC 9837's ``profile``, OGC 19-008).
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
@@ -57,10 +61,23 @@ class MaskOptions:
 
     radiometry: Radiometry = "corrected"
     mosaic: MosaicKind = "crop"
-    compression: Literal["deflate", "zstd"] = "deflate"
+    compression: Compression = "deflate"
     overwrite: bool = False
     dilate: tuple[tuple[str, float], ...] = ()
     aoi: AreaOfInterest | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse words that mean nothing.
+
+        Raises
+        ------
+        UsageError
+            Naming what is allowed.
+        """
+        words = {"radiometry": Radiometry, "mosaic": MosaicKind, "compression": Compression}
+        for name, allowed in words.items():
+            if getattr(self, name) not in get_args(allowed):
+                raise UsageError(f"{name} is {getattr(self, name)!r}: allowed is {' or '.join(get_args(allowed))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +91,7 @@ class OutputPlan:
     fingerprint : SHA-256 over everything that decides the mask's pixels.
     tags : provenance for the GeoTIFF's metadata.
     colours : 8-bit red, green, blue per class value.
+    overwrite : True replaces a different mask under the same name.
     """
 
     destination: Destination
@@ -81,6 +99,7 @@ class OutputPlan:
     fingerprint: str
     tags: Mapping[str, str] = field(repr=False)
     colours: Mapping[int, tuple[int, ...]] = field(repr=False)
+    overwrite: bool = False
 
     @classmethod
     def of(
@@ -124,6 +143,7 @@ class OutputPlan:
             fingerprint=fingerprint,
             tags=tags,
             colours={c.value: c.colour for c in contract.classes},
+            overwrite=options.overwrite,
         )
 
     @property
@@ -170,36 +190,59 @@ class OutputPlan:
             return found.is_whole and await self._has_all(names)
         if options.overwrite:
             return False
-        what = "no mask of ours, or damaged (no fingerprint)"
-        if found.fingerprint is not None:
-            what = f"a mask of another origin (fingerprint {found.fingerprint[:12]}…)"
-        raise OutputError(
-            f"{self.href} is {what}; this run would write fingerprint {self.fingerprint[:12]}…: "
-            "give another --output or --overwrite"
-        )
+        raise self._taken(found)
 
     async def publish(self, files: Sequence[OutputFile]) -> None:
         """Publish all files in the order given.
 
-        Where a different mask has the name, what was made with it and is not made anew is removed first: the files of
-        one stem belong to one mask.
+        Where a different mask has the name, what was made with it and is not made anew goes when the new files are
+        there: the files of one stem belong to one mask.
 
         Raises
         ------
         OutputError
-            See `Destination.publish`.
+            See `Destination.publish`; or if something else has come to lie under the mask's name since `is_done`, and
+            `overwrite` is False.
         """
         found = await self.destination.inspect(self.mask)
+        if found is not None and found.fingerprint != self.fingerprint and not self.overwrite:
+            raise self._taken(found)
+        await self.destination.publish(files, stale=await self._stale(found, files))
+
+    def _taken(self, found: FoundMask) -> OutputError:
+        what = "no mask of ours, or damaged (no fingerprint)"
+        if found.fingerprint is not None:
+            what = f"a mask of another origin (fingerprint {found.fingerprint[:12]}…)"
+        return OutputError(
+            f"{self.href} is {what}; this run would write fingerprint {self.fingerprint[:12]}…: "
+            "give another --output or --overwrite"
+        )
+
+    async def _stale(self, found: FoundMask | None, files: Sequence[OutputFile]) -> list[str]:
+        """Return names of files that belong to another mask than this one, and are none of `files`."""
+        keep = {file.name for file in files}
+        stale: list[str] = []
         if found is not None and found.fingerprint != self.fingerprint:
-            given = {file.name for file in files}
-            others = [self.stem + companion for companion in COMPANIONS]
-            await self.destination.remove([name for name in others if name not in given])
-        await self.destination.publish(files)
+            stale += [self.stem + companion for companion in COMPANIONS]
+        listed = await read_tile_list(self.destination, self.stem)
+        if listed is not None and listed.fingerprint != self.fingerprint:
+            stale += [listed.name, *listed.files]
+            for file in files:
+                if file.name == listed.name and not isinstance(file.content, Path):
+                    keep.update(TileList.read(self.stem, b"".join(file.content)).files)
+        return [name for name in dict.fromkeys(stale) if name not in keep]
 
     async def _has_all(self, names: Sequence[str]) -> bool:
-        missing = await self.destination.missing(list(dict.fromkeys([self.quicklook, *names])))
-        if missing != [self.quicklook]:
-            return not missing
+        wanted = list(dict.fromkeys([self.quicklook, *names]))
+        missing = await self.destination.missing(wanted, fingerprint=self.fingerprint)
+        if set(missing) - {self.quicklook}:
+            return False
+        if list_name(self.stem) in wanted:
+            listed = await read_tile_list(self.destination, self.stem)
+            if listed is None or listed.fingerprint != self.fingerprint:
+                return False
+        if not missing:
+            return True
         mask = await self.destination.read(self.mask)
         try:
             pixels, _ = await in_thread(None, read_quicklook_pixels, mask)
@@ -207,3 +250,17 @@ class OutputPlan:
             return False
         await self.destination.publish([await in_thread(None, self.quicklook_file, pixels)])
         return True
+
+
+async def read_tile_list(destination: Destination, stem: str) -> TileList | None:
+    """Return the list of tiles' own masks that lies there; None where there is none.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be read.
+    """
+    name = list_name(stem)
+    if await destination.missing([name]):
+        return None
+    return TileList.read(stem, await destination.read(name))

@@ -76,11 +76,10 @@ async def mask_product(
             f"{product.name} is a {product.level} product, the model {contract.name} was trained on "
             f"{contract.level}: choose a model for {product.level}"
         )
-    layout = Layout.of(product, contract, options)
-    assembly = Assembly(layout, contract, options.dilate)
+    layout = await in_thread(None, Layout.of, product, contract, options)  # an area may have very many vertices
     resampled = provenance(choose_files(product, contract, allow_coarser=product.allow_coarser))
-    if resampled:
-        progress.note = f"resampled: {'; '.join(resampled)}"
+    notes = (*product.notes, *(f"resampled: {said}" for said in resampled))
+    progress.note = "; ".join(notes) or progress.note
     plan = OutputPlan.of(product, contract, options, destination, resampled=resampled)
     job = MaskJob(
         product=product,
@@ -94,15 +93,18 @@ async def mask_product(
         workers=resources.workers,
     )
     names = [plan.quicklook, *(name for extra in extras for name in extra.file_names(job))]
+    # Folders in the product's hold hundreds of tiles: their list names them, and results of many products are kept.
+    files = tuple(destination.href(name) for name in dict.fromkeys([plan.mask, *names]) if "/" not in name)
     if await plan.is_done(options, names):
         progress.state = "skipped"
         return ProductResult(
             product=product.name, status="skipped", output=plan.href, quicklook=destination.href(plan.quicklook),
-            seconds=time.monotonic() - started, model=contract.name, fingerprint=plan.fingerprint,
+            files=files, notes=notes, seconds=time.monotonic() - started, model=contract.name, fingerprint=plan.fingerprint,
         )  # fmt: skip
     try:
         await destination.prepare([plan.mask, *names])
-        return await _Run(job, layout, assembly, plan, model, resources, extras, progress, started).run()
+        run = _Run(job, layout, plan, model, resources, extras, progress, started)
+        return replace(await run.run(), files=files, notes=notes)
     except BaseException:
         await destination.discard()
         raise
@@ -118,7 +120,6 @@ class _Run:
         self,
         job: MaskJob,
         layout: Layout,
-        assembly: Assembly,
         plan: OutputPlan,
         model: ServedModel,
         resources: Resources,
@@ -126,7 +127,7 @@ class _Run:
         progress: ProductProgress,
         started: float,
     ) -> None:
-        self.job, self.layout, self.assembly, self.plan, self.model = job, layout, assembly, plan, model
+        self.job, self.layout, self.plan, self.model = job, layout, plan, model
         self.resources, self.extras, self.progress, self.started = resources, extras, progress, started
         settings = resources.settings
         self.policy = RetryPolicy(
@@ -141,6 +142,7 @@ class _Run:
             radiometry=job.options.radiometry,
         )
         self.probabilities = job.options.mosaic == "blend" or any(extra.needs_probabilities for extra in extras)
+        self.assembly = Assembly(layout, job.contract)
         self.unread = deque(layout.unread)
         self.clock, self.indexing = StageClock(), IndexCost()
         self.inferred = self.empty = self.retries = 0
@@ -157,7 +159,7 @@ class _Run:
                 partly=self.layout.area is not None,
                 cost=self.indexing,
             )
-        batches_before = await self.model.client.batch_sizes()
+        self.batches_before = await self.model.client.batch_sizes()
         self.progress.tiles_total = len(self.layout.read)
         self.progress.started = time.monotonic()
         self.progress.state = "streaming"
@@ -182,7 +184,6 @@ class _Run:
             with self.clock.measure("close"):
                 await self._close()
         self.progress.state = "done"
-        batches = (await self.model.client.batch_sizes()).since(batches_before)
         stats = self.stream.stats
         return ProductResult(
             product=self.job.product.name,
@@ -202,7 +203,7 @@ class _Run:
             classes=self.assembly.shares(),
             stages=self.clock.seconds,
             model=self.job.contract.name,
-            batch_sizes=batches,
+            batch_sizes=self.batches,
             fingerprint=self.plan.fingerprint,
             retries=self.retries,
         )
@@ -285,12 +286,14 @@ class _Run:
         for block in blocks:
             await self.cog.add(block)
         for extra in self.extras:
-            await extra.add_tile(answer)
+            if self.layout.shows(answer.tile):
+                await extra.add_tile(answer)
             for block in blocks:
                 await extra.add_block(block)
 
     async def _close(self) -> None:
         """Publish all files together: the mask, which stands for them, comes last but for those that stand for it."""
+        self.batches = (await self.model.client.batch_sizes()).since(self.batches_before)
         mask = FinishedMask(
             cog=await self.cog.finish(),
             quicklook_pixels=self.cog.quicklook_pixels(),
@@ -301,6 +304,7 @@ class _Run:
             tiles_empty=self.empty,
             bytes_read=self.indexing.bytes_read + self.stream.stats.bytes_read,
             retries=self.retries,
+            batch_sizes=self.batches,
         )
         before: list[OutputFile] = [await self._work(self.plan.quicklook_file, mask.quicklook_pixels)]
         after: list[OutputFile] = []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream.bands import choose_files, fitted
 from kappamask_stream.blend import BlendMosaic
+from kappamask_stream.dilation import growths
 from kappamask_stream.errors import ProductError
 from kappamask_stream.frame import MaskFrame
 from kappamask_stream.grid import TileGrid, Window
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 
     from kappamask_stream.aoi import ProductArea
     from kappamask_stream.contract import ModelContract
+    from kappamask_stream.dilation import Growth
     from kappamask_stream.grid import Tile
-    from kappamask_stream.jp2 import IndexCost
+    from kappamask_stream.jp2 import IndexCost, TileGeometry
     from kappamask_stream.output import MaskOptions
     from kappamask_stream.product import Product
     from kappamask_stream.settings import Settings
@@ -33,18 +35,22 @@ class Layout:
     ----------
     grid : over the whole image: an area of interest does not move tiles, so its mask is a part of the whole one.
     frame : of the mask.
+    work : what the mosaic shows: the frame, and around it what classes can grow into it from.
     area : of interest; None where all is masked.
     read : tiles that are read and inferred, in the order of the grid.
-    unread : tiles that lie in the frame and not in the area.
+    unread : tiles that the mosaic shows and that nothing of the mask depends on.
     mosaic : empty, and waits for `read` and `unread`.
+    growths : classes that are grown.
     """
 
     grid: TileGrid
     frame: MaskFrame
+    work: MaskFrame
     area: ProductArea | None
     read: tuple[Tile, ...]
     unread: tuple[Tile, ...]
     mosaic: CropMosaic | BlendMosaic
+    growths: tuple[Growth, ...]
 
     @classmethod
     def of(cls, product: Product, contract: ModelContract, options: MaskOptions) -> Layout:
@@ -55,11 +61,13 @@ class Layout:
         ProductError
             If the metadata gives no size at the contract's resolution.
         UsageError
-            If the area of interest misses the product.
+            If the area of interest misses the product, or the contract has no such class to grow.
         """
         height, width = mask_size(product, contract)
         grid, gsd_m, area = TileGrid.of(contract, height, width), contract.gsd_m, None
-        window = Window(0, 0, height, width)
+        growing = growths(options.dilate, contract)
+        reach = max((growth.reach for growth in growing), default=0)
+        window = image = Window(0, 0, height, width)
         if options.aoi is not None:
             area = options.aoi.on_product(
                 name=product.name,
@@ -71,21 +79,31 @@ class Layout:
                 gsd_m=gsd_m,
             )
             window = area.window
-        mosaic = _mosaic(options, contract, grid, window)
+        around = Window(window.row - reach, window.col - reach, window.height + 2 * reach, window.width + 2 * reach)
+        work = around.intersection(image)
+        mosaic = _mosaic(options, contract, grid, work)
+        needed = area if area is None or not reach else area.grown(reach * gsd_m)
         read: list[Tile] = []
         unread: list[Tile] = []
         for tile in grid:
             share = mosaic.share(tile)
             if share is not None:
-                (read if area is None or area.meets(share) else unread).append(tile)
-        frame = MaskFrame(
-            window=window,
-            ulx=product.ulx + window.col * gsd_m,
-            uly=product.uly - window.row * gsd_m,
-            gsd_m=gsd_m,
-            epsg=product.epsg,
+                (read if needed is None or needed.meets(share) else unread).append(tile)
+        return cls(
+            grid=grid,
+            frame=_frame(product, window, gsd_m),
+            work=_frame(product, work, gsd_m),
+            area=area,
+            read=tuple(read),
+            unread=tuple(unread),
+            mosaic=mosaic,
+            growths=growing,
         )
-        return cls(grid=grid, frame=frame, area=area, read=tuple(read), unread=tuple(unread), mosaic=mosaic)
+
+    def shows(self, tile: Tile) -> bool:
+        """Tell whether a tile has a say in the mask itself, not only in what grows into it."""
+        share = self.mosaic.share(tile)
+        return share is not None and not share.intersection(self.frame.window).is_empty
 
 
 async def plan_decoding(
@@ -114,9 +132,17 @@ async def plan_decoding(
     groups = {(b, g.gsd_m): g for g in contract.inputs for b in g.bands}
     files = choose_files(product, contract, allow_coarser=product.allow_coarser)
     paths = {key: file.path for key, file in files.items()}
-    # A band that is resampled is looked for as a whole: its file's tiles are not those of the grid.
-    exact = all(file.gsd_m == gsd_m for (_, gsd_m), file in files.items())
-    wanted = wanted_tiles([(paths[key], group) for key, group in groups.items()], tiles) if partly and exact else None
+    wanted = None
+    if partly:
+        needed = wanted_tiles([(paths[key], group) for key, group in groups.items()], tiles)
+        # A band that is resampled is looked for as a whole: its file's tiles are not those of the grid.
+        resampled = {file.path for (_, gsd_m), file in files.items() if file.gsd_m != gsd_m}
+
+        def wanted(path: str, geometry: TileGeometry) -> Iterable[int]:
+            if path in resampled:
+                return geometry.covering(Window(0, 0, geometry.height, geometry.width))
+            return needed(path, geometry)
+
     opened = await index_bands(product.source, list(paths.values()), wanted=wanted, cost=cost)
     indexes = {key: fitted(opened[file.path], file, key[1]) for key, file in files.items()}
     for (band, gsd_m), path in paths.items():
@@ -153,6 +179,16 @@ def reservation(plan: DecodePlan, settings: Settings) -> int:
     """
     share = settings.memory_budget_bytes // settings.products_at_once
     return max(plan.required_bytes, min(sum(unit.nbytes for unit in plan.units), share))
+
+
+def _frame(product: Product, window: Window, gsd_m: int) -> MaskFrame:
+    return MaskFrame(
+        window=window,
+        ulx=product.ulx + window.col * gsd_m,
+        uly=product.uly - window.row * gsd_m,
+        gsd_m=gsd_m,
+        epsg=product.epsg,
+    )
 
 
 def _mosaic(options: MaskOptions, contract: ModelContract, grid: TileGrid, window: Window) -> CropMosaic | BlendMosaic:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import imagecodecs
 import numpy as np
+
+from kappamask_stream.png import encode_png
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,4 +25,4 @@ def encode_quicklook(pixels: NDArray[np.uint8], colours: Mapping[int, tuple[int,
     palette = np.zeros((256, 3), np.uint8)
     for value, colour in colours.items():
         palette[value] = colour[:3]
-    return bytes(imagecodecs.png_encode(palette[pixels]))
+    return encode_png(palette[pixels])

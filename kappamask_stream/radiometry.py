@@ -43,10 +43,12 @@ def offset_scale(
     Raises
     ------
     UsageError
-        If km_predict's arithmetic is asked for a network that is not KappaMask's.
+        If km_predict's arithmetic is asked for a network that is not KappaMask's, or an unknown one for any.
     ProductError
         If a band's quantification value is missing, or a scale is not positive and finite.
     """
+    if radiometry not in ("corrected", "km_predict"):
+        raise UsageError(f"radiometry is {radiometry!r}: allowed is corrected or km_predict")
     if radiometry == "km_predict" and contract.family != "kappamask":
         raise UsageError(
             f"--radiometry km_predict repeats the arithmetic of KappaMask's km_predict, the model {contract.name} is "

@@ -74,15 +74,20 @@ class StageClock:
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self._spans: dict[str, list[tuple[float, float]]] = {}
+        # Blocks that are measured at the moment, by an identity of their own.
+        self._open: dict[object, tuple[str, float]] = {}
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
         """Note the duration of the block."""
-        started = time.perf_counter()
+        started, block = time.perf_counter(), object()
+        self._open[block] = stage, started
         try:
             yield
         finally:
+            # Noted first: a look from another thread may find it twice, but never miss it.
             self.note(stage, started, time.perf_counter())
+            del self._open[block]
 
     def note(self, stage: str, started: float, ended: float) -> None:
         """Note that a stage was busy between two readings of ``time.perf_counter()``."""
@@ -95,9 +100,12 @@ class StageClock:
         return {stage: sum(end - start for start, end in spans) for stage, spans in self._spans.items()}
 
     def timeline(self) -> Timeline:
-        """Return what was noted so far."""
-        spans = {stage: tuple(spans) for stage, spans in self._spans.items()}
-        return Timeline(spans=spans, seconds=time.perf_counter() - self._started)
+        """Return what was noted so far; blocks that are not over yet reach until now."""
+        now = time.perf_counter()
+        spans = {stage: list(spans) for stage, spans in list(self._spans.items())}
+        for stage, started in list(self._open.values()):
+            spans.setdefault(stage, []).append((started - self._started, now - self._started))
+        return Timeline(spans={stage: tuple(found) for stage, found in spans.items()}, seconds=now - self._started)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +116,9 @@ class ProductResult:
     ----------
     product : name, or the path as given where the product could not be opened.
     status : ``done``, ``skipped`` (a valid output of the same fingerprint was there) or ``failed``.
-    output, quicklook : paths or URLs of the files, None where failed.
+    output, quicklook : paths or URLs of the mask and of its small picture, None where failed.
+    files : paths or URLs of all files that were asked for, the mask's first; tiles' own masks are in their list only;
+        none where failed.
     error : why it failed.
     seconds : wall time from the opened product and the connected model to the closed file; of a failure, from its
         turn to the failure.
@@ -118,18 +128,20 @@ class ProductResult:
     requests : reads of the band files begun; from a store, each is a request.
     bytes_read : from the band files, their headers included.
     tail_seconds : from the last answer to the closed file.
-    classes : share of all pixels per class name.
+    classes : share of all pixels (of the area of interest) per class name; empty unless done.
     stages : seconds busy per stage, summed over threads.
     model : Triton model name.
     batch_sizes : of the server while this product was in work, all clients counted.
     fingerprint : of product, model, weights, radiometry, mosaic and contract.
     retries : requests that were sent again.
+    notes : what people should know of the mask: which offsets were believed, which bands were resampled.
     """
 
     product: str
     status: Literal["done", "skipped", "failed"]
     output: str | None = None
     quicklook: str | None = None
+    files: tuple[str, ...] = ()
     error: KappaMaskError | None = None
     seconds: float = 0.0
     tiles: int = 0
@@ -147,6 +159,7 @@ class ProductResult:
     batch_sizes: BatchSizes | None = None
     fingerprint: str | None = None
     retries: int = 0
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``--json`` prints, one per product."""
@@ -157,6 +170,7 @@ class ProductResult:
             "status": self.status,
             "output": self.output,
             "quicklook": self.quicklook,
+            "files": list(self.files),
             "error": str(self.error) if self.error else None,
             "exit_code": self.error.exit_code if self.error else 0,
             "seconds": round(self.seconds, 3),
@@ -176,6 +190,7 @@ class ProductResult:
             "batch_sizes": None if counts is None else {str(size): n for size, n in counts.items()},
             "batch_sizes_reason": reason,
             "retries": self.retries,
+            "notes": list(self.notes),
             "fingerprint": self.fingerprint,
         }
 

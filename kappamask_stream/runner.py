@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from kappamask_stream.destinations import Nowhere, make_destination
-from kappamask_stream.errors import InternalError, KappaMaskError, UsageError
+from kappamask_stream.errors import InternalError, KappaMaskError
 from kappamask_stream.manifest import verify
+from kappamask_stream.names import mask_name
 from kappamask_stream.opening import opened_product
 from kappamask_stream.output import MaskOptions
 from kappamask_stream.pipeline import mask_product
 from kappamask_stream.result import ProductProgress, ProductResult
+from kappamask_stream.s3 import is_s3_url
+from kappamask_stream.stac import Catalogues, StacExtra
+from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from pathlib import Path
 
+    from kappamask_stream.contract import ModelContract
     from kappamask_stream.destinations import Destination
     from kappamask_stream.extras import Extra
     from kappamask_stream.models import ModelPool
@@ -27,11 +36,60 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Workshop:
-    """What all products of a process are masked with; whoever made the parts closes them."""
+    """What all products of a process are masked with; whoever made the parts closes them.
+
+    Attributes
+    ----------
+    models, resources, stores : as they were opened.
+    slots : `products_at_once` of them; a product in work holds one.
+    turns : of jobs that write the same files.
+    catalogues : of the folders that are written to; whoever masks adds the results and finishes them.
+    """
 
     models: ModelPool
     resources: Resources
     stores: Stores
+    slots: asyncio.Semaphore = field(init=False, repr=False)
+    turns: Turns = field(init=False, repr=False)
+    catalogues: Catalogues = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slots", asyncio.Semaphore(self.resources.settings.products_at_once))
+        object.__setattr__(self, "turns", Turns())
+        object.__setattr__(self, "catalogues", Catalogues(self.stores, self._contract))
+
+    def output(self, order: Order) -> str | Path:
+        """Return the folder or ``s3://`` prefix that receives a folder per product."""
+        return self.resources.settings.output if order.output is None else order.output
+
+    async def _contract(self, level: str) -> ModelContract:
+        return (await self.models.get(level)).client.contract
+
+
+class Turns:
+    """Lets one job at a time write a mask and its companions: the next one sees what the last one left.
+
+    State: a lock per place that a job holds or waits for; it is gone with the last of them.
+    """
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @property
+    def held(self) -> list[str]:
+        """Places that jobs hold or wait for."""
+        return sorted(self._locks)
+
+    @asynccontextmanager
+    async def turn(self, place: str, progress: ProductProgress) -> AsyncIterator[None]:
+        """Hold a place for the length of the block, after all who asked for it before."""
+        lock = self._locks.setdefault(place, asyncio.Lock())
+        state, note = progress.state, progress.note
+        if lock.locked():
+            progress.state, progress.note = "waiting", f"another job writes {place}: this one comes after it"
+        async with lock:
+            progress.state, progress.note = state, note
+            yield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +115,11 @@ class Order:
     output: str | None = None
     write: bool = True
 
+    @property
+    def has_items(self) -> bool:
+        """True where a STAC Item is made of each mask."""
+        return StacExtra in self.extras
+
 
 async def mask_products(
     wheres: Sequence[str],
@@ -75,17 +138,15 @@ async def mask_products(
     ----------
     wheres : paths, URLs or names, as `sources.locate` takes them.
     """
-    slots = asyncio.Semaphore(workshop.resources.settings.products_at_once)
-    in_work: set[str] = set()
 
     async def one(where: str) -> ProductResult:
         progress = ProductProgress(product=where)
-        async with slots:
+        async with workshop.slots:
             started = time.monotonic()
             if on_start is not None:
                 on_start(progress)
             try:
-                return await mask_one(where, workshop, order, progress, in_work)
+                return await mask_one(where, workshop, order, progress)
             except Exception as error:  # noqa: BLE001 - it is reported with the product, the others go on
                 progress.state = "failed"
                 return ProductResult(
@@ -108,28 +169,18 @@ async def mask_products(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def mask_one(
-    where: str, workshop: Workshop, order: Order, progress: ProductProgress, in_work: set[str] | None = None
-) -> ProductResult:
-    """Open one product, check it if asked to, and mask it.
-
-    Parameters
-    ----------
-    in_work : names of the products that this process masks at the moment: a second time is refused.
+async def mask_one(where: str, workshop: Workshop, order: Order, progress: ProductProgress) -> ProductResult:
+    """Open one product, check it if asked to, and mask it; jobs for the same files take turns.
 
     Raises
     ------
     KappaMaskError
         The first cause.
     """
-    in_work = set() if in_work is None else in_work
     progress.state = "opening"
     opening = opened_product(where, workshop.stores, source=order.source, allow_coarser=order.allow_coarser)
     async with opening as product:
         progress.product, progress.note = product.name, "; ".join(product.notes) or None
-        if product.name in in_work:
-            raise UsageError(f"{where} is {product.name}, which this run masks already: name each product once")
-        in_work.add(product.name)
         if order.verify_checksums:
             progress.state = "verifying"
             progress.note = "; ".join(await verify(product.source)) or progress.note
@@ -137,16 +188,25 @@ async def mask_one(
         model = await workshop.models.get(product.level)
         destination = await _destination(product.name, workshop, order)
         extras = [make() for make in order.extras]
-        return await mask_product(
-            product, model, workshop.resources, order.options, destination, progress, extras=extras
-        )
+
+        async def work() -> ProductResult:
+            return await mask_product(
+                product, model, workshop.resources, order.options, destination, progress, extras=extras
+            )
+
+        if not order.write:
+            return await work()
+        contract = model.client.contract
+        stem = destination.href(mask_name(product, contract.suffix, contract.gsd_m))
+        place = stem if is_s3_url(stem) else await in_thread(None, os.path.realpath, stem)
+        async with workshop.turns.turn(place, progress):
+            return await work()
 
 
 async def _destination(name: str, workshop: Workshop, order: Order) -> Destination:
     if not order.write:
         return Nowhere()
-    output = workshop.resources.settings.output if order.output is None else order.output
-    return await make_destination(output, name, workshop.stores)
+    return await make_destination(workshop.output(order), name, workshop.stores)
 
 
 def _of_ours(error: Exception) -> KappaMaskError:

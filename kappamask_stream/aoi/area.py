@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +27,8 @@ _VERTICES = 256
 #: domain of the projection.
 _MARGIN = 0.1
 _FULL_TURN = 360.0
+#: Neighbouring points of a product's outline that are so many times farther apart than others lie on two edges.
+_JUMP = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,9 @@ class AreaOfInterest:
     def identity(self) -> str:
         """SHA-256 of coordinates and coordinate system: the same for the same area, in whatever form it was given."""
         digest = hashlib.sha256(self.crs.to_string().encode())
-        digest.update(shapely.to_wkb(shapely.normalize(self.geometry), byte_order=1))
+        turns = math.floor((self.geometry.bounds[0] + _FULL_TURN / 2) / _FULL_TURN) if self.crs.is_geographic else 0
+        geometry = shapely.normalize(_shifted(self.geometry, -turns * _FULL_TURN))
+        digest.update(shapely.to_wkb(geometry, byte_order=1))
         return digest.hexdigest()
 
     def on_product(
@@ -90,8 +94,7 @@ class AreaOfInterest:
         piece = shapely.union_all([p for p in pieces if not p.is_empty])
         if piece.is_empty:
             return shapely.Polygon()
-        west, south, east, north = nearby.bounds
-        dense = shapely.segmentize(piece, max(east - west, north - south) / _VERTICES)
+        dense = shapely.segmentize(piece, min(map(_extent, shapely.get_parts(nearby))) / _VERTICES)
         try:
             bent = shapely.transform(dense, lambda xy: _reprojected(xy, self.crs, f"EPSG:{epsg}"))
         except RasterioError:
@@ -100,7 +103,10 @@ class AreaOfInterest:
         return shapely.union_all([p for p in shapely.get_parts(met) if shapely.area(p) > 0])
 
     def _neighbourhood(self, bounds: shapely.Geometry, epsg: int) -> shapely.Geometry | None:
-        """Return a box around the product in the area's own coordinate system; None if it cannot be there."""
+        """Return a box around the product in the area's own coordinate system; None if it cannot be there.
+
+        Two boxes, where a product lies on both sides of a projection's edge, as Mercator's at 180 degrees.
+        """
         edge = shapely.get_coordinates(shapely.segmentize(bounds.exterior, bounds.length / _VERTICES))
         try:
             outline = _reprojected(edge, f"EPSG:{epsg}", self.crs)
@@ -110,9 +116,13 @@ class AreaOfInterest:
             return None
         if self.crs.is_geographic:  # a product on the antimeridian is one piece, not a belt around the world
             outline[:, 0] = np.unwrap(outline[:, 0], period=_FULL_TURN)
-        (west, south), (east, north) = outline.min(axis=0), outline.max(axis=0)
-        margin = _MARGIN * max(east - west, north - south)
-        return shapely.box(west - margin, south - margin, east + margin, north + margin)
+        steps = np.abs(np.diff(outline[:, 0]))
+        if steps.max() > _JUMP * np.median(steps) + _JUMP * np.median(np.abs(np.diff(outline[:, 1]))):
+            middle = (outline[:, 0].min() + outline[:, 0].max()) / 2
+            sides = [outline[outline[:, 0] < middle], outline[outline[:, 0] >= middle]]
+        else:
+            sides = [outline]
+        return shapely.union_all([_box_around(side) for side in sides])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,12 +150,21 @@ class ProductArea:
         box = self._box(window)
         return bool(self.shape.intersects(box)) and not self.shape.touches(box)
 
+    def grown(self, metres: float) -> ProductArea:
+        """Return the area with all that lies within so many metres; the window stays."""
+        return replace(self, shape=self.shape.buffer(metres))
+
     def outside(self, window: Window) -> NDArray[np.bool_] | None:
         """Return bool ``[height, width]``, True where a pixel's centre is outside; None where the area covers all."""
-        if self.shape.covers(self._box(window)):
+        box = self._box(window)
+        if self.shape.covers(box):
             return None
+        # Cut first: an area of many vertices would be drawn as a whole for every block.
+        part = shapely.clip_by_rect(self.shape, *box.buffer(self.transform.a).bounds)
+        if part.is_empty:
+            return np.ones((window.height, window.width), np.bool_)
         shifted = self.transform @ Affine.translation(window.col, window.row)
-        mask: NDArray[np.bool_] = geometry_mask([self.shape], (window.height, window.width), shifted)
+        mask: NDArray[np.bool_] = geometry_mask([part], (window.height, window.width), shifted)
         return mask
 
     def _box(self, window: Window) -> shapely.Geometry:
@@ -156,6 +175,17 @@ class ProductArea:
 
 def _reprojected(xy: NDArray[np.float64], source: CRS | str, target: CRS | str) -> NDArray[np.float64]:
     return np.column_stack(transform(source, target, xy[:, 0], xy[:, 1]))
+
+
+def _box_around(points: NDArray[np.float64]) -> shapely.Geometry:
+    (west, south), (east, north) = points.min(axis=0), points.max(axis=0)
+    margin = _MARGIN * max(east - west, north - south)
+    return shapely.box(west - margin, south - margin, east + margin, north + margin)
+
+
+def _extent(geometry: shapely.Geometry) -> float:
+    west, south, east, north = geometry.bounds
+    return float(max(east - west, north - south))
 
 
 def _shifted(geometry: shapely.Geometry, degrees: float) -> shapely.Geometry:

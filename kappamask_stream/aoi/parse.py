@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import shapely
+from rasterio import Env
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
@@ -20,7 +21,10 @@ _WGS84 = "EPSG:4326"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _BOX = re.compile(rf"\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*(?:,\s*([\w:]+)\s*)?")
 _EWKT = re.compile(r"\s*(?:SRID=(?P<srid>\d+)|(?P<crs>[A-Za-z]+:\w+))\s*;(?P<wkt>.*)", re.DOTALL)
-_WKT = re.compile(r"\s*[A-Za-z]+\s*(?:Z|M|ZM|z|m|zm)?\s*(?:\(|EMPTY)", re.DOTALL)
+_WKT = re.compile(
+    r"\s*(?:(?:MULTI)?(?:POINT|LINESTRING|POLYGON)|GEOMETRYCOLLECTION|LINEARRING)\s*(?:Z|M|ZM)?\s*(?:\(|EMPTY)",
+    re.IGNORECASE,
+)
 _URN = re.compile(r"urn:ogc:def:crs:(\w+):[\d.]*:(\w+)", re.IGNORECASE)
 _FORMS = (
     "a bounding box WEST,SOUTH,EAST,NORTH[,EPSG:CODE], WKT, EWKT (SRID=CODE;POLYGON((…))), GeoJSON, or a file with one "
@@ -28,6 +32,8 @@ _FORMS = (
 )
 _SHOWN = 80
 _HALF_TURN = 180.0
+#: Neighbouring vertices so many degrees of longitude apart are joined over the antimeridian, the short way.
+_CROSSING = 300.0
 
 
 def parse_aoi(text: str) -> AreaOfInterest:
@@ -38,7 +44,7 @@ def parse_aoi(text: str) -> AreaOfInterest:
     text : ``WEST,SOUTH,EAST,NORTH[,EPSG:CODE]``, WKT or EWKT, GeoJSON (geometry, Feature or FeatureCollection), or the
         path of a file that holds one of these. Without a code coordinates are longitude and latitude in degrees
         (WGS 84). A box whose west is greater than its east crosses the antimeridian, and so does a ring with two
-        neighbouring vertices more than 180 degrees of longitude apart.
+        neighbouring vertices 300 degrees of longitude apart, or more.
 
     Raises
     ------
@@ -90,7 +96,8 @@ def _wkt(text: str, *, said: str) -> AreaOfInterest:
     found = _EWKT.fullmatch(text)
     code, wkt = (_WGS84, text) if found is None else (found["crs"] or f"EPSG:{found['srid']}", found["wkt"])
     try:
-        geometry = shapely.from_wkt(wkt.strip())
+        with np.errstate(invalid="ignore"):  # a coordinate that is no number is refused below, in words
+            geometry = shapely.from_wkt(wkt.strip())
     except shapely.errors.GEOSException as error:
         raise UsageError(f"{said} is no WKT ({error}): give {_FORMS}") from error
     return _area(geometry, _crs(code, said=said), said)
@@ -99,22 +106,26 @@ def _wkt(text: str, *, said: str) -> AreaOfInterest:
 def _geojson(text: str, *, said: str) -> AreaOfInterest:
     try:
         document = json.loads(text)
-        geometry = shapely.union_all([shapely.from_geojson(json.dumps(part)) for part in _geometries(document)])
-    except (json.JSONDecodeError, RecursionError, shapely.errors.ShapelyError) as error:
+        parts = [shapely.from_geojson(json.dumps(part)) for part in _geometries(document)]
+    except (json.JSONDecodeError, RecursionError, TypeError, shapely.errors.ShapelyError) as error:
         raise UsageError(f"{said} is no GeoJSON ({error}): give {_FORMS}") from error
-    return _area(geometry, _crs(_crs_of(document), said=said), said)
+    # Joined when each is known to be valid and in one piece, also over the antimeridian.
+    return _area(shapely.GeometryCollection(parts), _crs(_crs_of(document), said=said), said)
 
 
 def _geometries(document: dict[str, Any]) -> list[Any]:
     features = document.get("features") if document.get("type") == "FeatureCollection" else [document]
-    parts = [f.get("geometry") if f.get("type") == "Feature" else f for f in features or [] if isinstance(f, dict)]
+    if not isinstance(features, list):
+        raise TypeError("its features are no list")
+    parts = [f.get("geometry") if f.get("type") == "Feature" else f for f in features if isinstance(f, dict)]
     return [part for part in parts if part is not None]
 
 
 def _crs_of(document: dict[str, Any]) -> str:
     """Return the coordinate system of the GeoJSON of 2008; RFC 7946 knows WGS 84 only."""
     member = document.get("crs")
-    name = member.get("properties", {}).get("name") if isinstance(member, dict) else None
+    properties = member.get("properties") if isinstance(member, dict) else None
+    name = properties.get("name") if isinstance(properties, dict) else None
     if not isinstance(name, str):
         return _WGS84
     urn = _URN.fullmatch(name)
@@ -124,8 +135,11 @@ def _crs_of(document: dict[str, Any]) -> str:
 def _crs(code: str, *, said: str) -> CRS:
     if code.isdigit():
         code = f"EPSG:{code}"
+    if code.upper() == "OGC:CRS84":  # the same for us: x is the longitude in either
+        code = _WGS84
     try:
-        return CRS.from_user_input(code)
+        with Env():  # what PROJ has to say of it goes to a log instead of the terminal
+            return CRS.from_user_input(code)
     except (CRSError, ValueError) as error:
         raise UsageError(
             f"{said} is in {code[:_SHOWN]!r}, which is no coordinate system known here: give a code such as EPSG:32633"
@@ -139,7 +153,8 @@ def _area(geometry: shapely.Geometry, crs: CRS, said: str) -> AreaOfInterest:
     if crs.is_geographic:
         geometry = _unwrapped(geometry)
     # Two rings of a bow tie become two triangles; what is no area in a collection falls away.
-    polygons = [p for p in shapely.get_parts(shapely.make_valid(geometry)) if shapely.area(p) > 0]
+    valid = [shapely.make_valid(part) for part in _flat(geometry)]
+    polygons = [p for part in valid for p in _flat(part) if shapely.area(p) > 0]
     if not polygons:
         kind = "empty" if geometry.is_empty else f"a {geometry.geom_type}"
         raise UsageError(f"{said} is {kind}, an area is needed: give a polygon or a bounding box")
@@ -147,13 +162,18 @@ def _area(geometry: shapely.Geometry, crs: CRS, said: str) -> AreaOfInterest:
 
 
 def _unwrapped(geometry: shapely.Geometry) -> shapely.Geometry:
-    """Continue polygons that cross the antimeridian beyond 180 degrees east."""
+    """Continue polygons that cross the antimeridian beyond 180 degrees east; all the way round is no crossing."""
 
     def one(polygon: shapely.Polygon) -> shapely.Geometry:
-        longitudes = shapely.get_coordinates(polygon)[:, 0]
         ring = shapely.get_coordinates(polygon.exterior)[:, 0]
-        if longitudes.size == 0 or np.abs(np.diff(ring)).max(initial=0.0) <= _HALF_TURN:
+        jump = float(np.abs(np.diff(ring)).max(initial=0.0))
+        if jump <= _HALF_TURN or np.ptp(ring) >= 2 * _HALF_TURN:
             return polygon
+        if jump < _CROSSING:
+            raise UsageError(
+                f"--aoi has neighbouring vertices {jump:g} degrees of longitude apart: that is a very wide area, or "
+                "one over the antimeridian; give more vertices, or split it at 180 degrees"
+            )
         return shapely.transform(polygon, lambda xy: np.column_stack([np.mod(xy[:, 0], 360.0), xy[:, 1]]))
 
     parts = [one(p) if isinstance(p, shapely.Polygon) else p for p in _flat(geometry)]

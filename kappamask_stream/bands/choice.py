@@ -75,7 +75,7 @@ def _choose(product: HasBands, contract: ModelContract, band: str, gsd_m: int, a
     if not allow_coarser:
         raise ProductError(
             f"{product.source.label} has {band} at {min(coarser)} m only, {contract.name} needs it at {gsd_m} m: "
-            "take the product's JPEG 2000 files, or allow coarser bands, whose pixels are then replicated"
+            "take the product from a source that has it finer, or give --allow-coarser, which replicates its pixels"
         )
     return BandFile(path=there[min(coarser)], gsd_m=min(coarser))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Annotated, Any, NoReturn, cast
 
@@ -74,9 +75,19 @@ def build_app() -> typer.Typer:
             bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
         ] = False,
     ) -> None:
-        pass
+        del version  # has ended the program where it was given
+        _warn_of_variables()
 
     return app
+
+
+def _warn_of_variables() -> None:
+    """Say which KAPPAMASK_* variables nobody reads: a misspelt one would leave a default in force, in silence."""
+    if any(name.upper().startswith("KAPPAMASK_") for name in os.environ):
+        from kappamask_stream.cli.settings_origin import unknown_variables
+
+        for warning in unknown_variables():
+            typer.echo(f"warning: {warning}", err=True)
 
 
 def main() -> NoReturn:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kappamask_stream.cli import options as given
+from kappamask_stream.cli.setting_flags import NO_FLAGS, SettingFlags, takes_setting_flags
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,21 +29,9 @@ _CREDENTIALS_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 @app.command(short_help="Show every setting, its value and where that comes from.")
+@takes_setting_flags
 def show(
-    output: given.Output = None,
-    compression: given.Compression = None,
-    triton: given.Triton = None,
-    products_at_once: given.Concurrency = None,
-    max_in_flight: given.MaxInFlight = None,
-    memory_budget_mb: given.MemoryBudget = None,
-    s3_endpoint: given.S3Endpoint = None,
-    s3_region: given.S3Region = None,
-    s3_profile: given.S3Profile = None,
-    s3_anonymous: given.S3Anonymous = None,
-    s3_requester_pays: given.S3RequesterPays = None,
-    output_s3_endpoint: given.OutputS3Endpoint = None,
-    output_s3_region: given.OutputS3Region = None,
-    output_s3_profile: given.OutputS3Profile = None,
+    flags: SettingFlags = NO_FLAGS,
     server_env: Annotated[Path | None, typer.Option("--env", help="The local server's environment.")] = None,
     weights_url: Annotated[
         str | None, typer.Option("--url", help="Folder of the weights on a mirror, as for `models fetch`.")
@@ -59,13 +47,7 @@ def show(
     """
     from kappamask_stream.cli.settings_origin import origins
 
-    found = origins(
-        output=output, compression=compression, triton=triton, products_at_once=products_at_once,
-        max_in_flight=max_in_flight, memory_budget_mb=memory_budget_mb, server_env=server_env, weights_url=weights_url,
-        s3_endpoint=s3_endpoint, s3_region=s3_region, s3_profile=s3_profile, s3_anonymous=s3_anonymous,
-        s3_requester_pays=s3_requester_pays, output_s3_endpoint=output_s3_endpoint,
-        output_s3_region=output_s3_region, output_s3_profile=output_s3_profile,
-    )  # fmt: skip
+    found = origins(**flags, server_env=server_env, weights_url=weights_url)
     if as_json:
         typer.echo(json.dumps({o.name: {**asdict(o), "value": _shown(o.value)} for o in found}))
     else:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self, TextIO
 
 from kappamask_stream.atomic import output_error
+from kappamask_stream.errors import KappaMaskError, OutputError
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import TracebackType
 
 
 class KmLog:
-    """Appends lines to a file. Use as a context manager.
+    """Appends lines to a file. Use as a context manager: an error of ours that ends the block is written, too.
 
     Parameters
     ----------
@@ -35,10 +37,17 @@ class KmLog:
             self._file = self._stack.enter_context(opened)
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._stack.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if isinstance(error, KappaMaskError):
+                with suppress(OutputError):  # that error is the news
+                    self.write(f"error: {error}", kind="ERROR")
+        finally:
+            self._stack.close()
 
-    def write(self, text: str) -> None:
+    def write(self, text: str, *, kind: str = "INFO") -> None:
         """Write a line with the time (UTC).
 
         Raises
@@ -49,7 +58,7 @@ class KmLog:
         if self._file is not None and self._path is not None:
             now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
             try:
-                self._file.write(f"{now}: INFO: KMP: {text}\n")
+                self._file.write(f"{now}: {kind}: KMP: {text}\n")
             except OSError as error:
                 raise output_error(self._path, error) from error
 

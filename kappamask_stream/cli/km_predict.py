@@ -75,7 +75,12 @@ def km_predict(
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", help="Folder for the masks. [default: prediction]", rich_help_panel=_NEW),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for the masks. [default: as KAPPAMASK_OUTPUT says, else prediction]",
+            rich_help_panel=_NEW,
+        ),
     ] = None,
     radiometry: Annotated[
         Literal["km_predict", "corrected"],
@@ -120,23 +125,30 @@ def km_predict(
 
     if config is None:
         raise UsageError("-c FILE is missing: the configuration of km_predict")
-    try:
-        text = config.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the configuration {config} cannot be read: {error}") from error
     flags = KmFlags(
         no_tiling=no_tiling, force=force, geometry=geometry, tiling_output=tiling_output, use_cpu=use_cpu
     )  # fmt: skip
-    job = translate(parse_config(text, where=str(config), product=product), flags)
-    settings = load_settings(output=output or job.output, triton=triton)
-    also = selected(png=True, subtiles=subtiles, probabilities=probabilities)
-    masking = masking_of(job, settings, radiometry=radiometry, also=also)
     with KmLog(log_file) as log:
+        job = translate(parse_config(_text_of(config), where=str(config), product=product), flags)
+        settings = load_settings(output=output, triton=triton)
+        if "output" not in settings.model_fields_set:
+            settings = settings.model_copy(update={"output": Path(job.output)})
+        also = selected(png=True, subtiles=subtiles, probabilities=probabilities)
+        masking = masking_of(job, settings, radiometry=radiometry, also=also)
         for note in job.notes:
             log.say(f"km_predict's {note}")
         telling = Telling(as_json=as_json, quiet=not verbosity, verbose=verbosity >= _LOUD, also=log.write)
         results = run_command(mask_and_report(replace(masking, telling=telling)))
     raise typer.Exit(exit_code(results))
+
+
+def _text_of(config: Path) -> str:
+    from kappamask_stream.errors import UsageError
+
+    try:
+        return config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the configuration {config} cannot be read: {error}") from error
 
 
 def masking_of(
@@ -152,7 +164,12 @@ def masking_of(
     is_used = settings.triton is None and weights.is_file()
     return Masking(
         wheres=[next((place for place in job.places if Path(place).exists()), job.places[0])],
-        choice=ModelChoice(architecture=job.architecture, weights=weights if is_used else None),
+        choice=ModelChoice(
+            architecture=job.architecture,
+            weights=weights if is_used else None,
+            levels=(job.level,),
+            remedy=f"or put km_predict's own file at {job.weights}",
+        ),
         settings=settings,
         order=Order(
             options=MaskOptions(

@@ -6,11 +6,11 @@ import json
 import sys
 import time
 import traceback
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kappamask_stream.errors import InternalError
+from kappamask_stream.errors import InternalError, KappaMaskError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,7 +71,6 @@ class Masking:
 
 async def mask_and_report(masking: Masking) -> list[ProductResult]:
     """Mask products through one server, print each result as it comes, and sum up where there were several."""
-    from kappamask_stream.cli.catalogue import publish_collection
     from kappamask_stream.cli.progress import ProgressDisplay
     from kappamask_stream.cli.summary import show_summary
     from kappamask_stream.models import ModelPool
@@ -98,13 +97,22 @@ async def mask_and_report(masking: Masking) -> list[ProductResult]:
             fail_fast=masking.fail_fast,
             on_start=display.add,
         )
-        async for result in await stack.enter_async_context(aclosing(stream)):
-            results.append(result)
-            with display.aside():
-                telling.result(result)
-        await publish_collection(results, workshop, masking.order, settings.output)
+        has_items, output = masking.order.has_items, workshop.output(masking.order)
+        if has_items:
+            await workshop.catalogues.check(output)
+        try:
+            async for result in await stack.enter_async_context(aclosing(stream)):
+                results.append(result)
+                with display.aside():
+                    telling.result(result)
+                with suppress(KappaMaskError):  # tried again at the end, and told then
+                    await workshop.catalogues.add(output, result, has_item=has_items)
+        finally:
+            failure = await workshop.catalogues.finish()
     if is_shown and len(masking.wheres) > 1:
         show_summary(results, time.monotonic() - started, not_masked=len(masking.wheres) - len(results))
+    if failure is not None:
+        raise failure
     return results
 
 

@@ -86,8 +86,8 @@ def build(
     flavour: Annotated[
         Literal["python", "onnxruntime", "torch"],
         typer.Option(
-            help="python: the local server (CPU); onnxruntime: NVIDIA's container (GPU); torch: KappaMask on a GPU with "
-            "PyTorch, the fastest."
+            help="python: the local server (CPU); onnxruntime: NVIDIA's container (GPU); torch: KappaMask on a GPU "
+            "with PyTorch, the fastest."
         ),
     ] = "python",
     weights: Annotated[

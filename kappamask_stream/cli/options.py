@@ -104,6 +104,7 @@ Model = Annotated[
     str,
     typer.Option(
         "--model",
+        metavar="NAME",
         help="kappamask, csmask, or any model name that the server holds.",
         rich_help_panel=NETWORK,
         autocompletion=complete_models,
@@ -156,6 +157,7 @@ Triton = Annotated[
     str | None,
     typer.Option(
         "--triton",
+        metavar="URL",
         help="grpc://HOST:PORT of a Triton server. [default: one is started on this machine]",
         rich_help_panel=SERVER,
     ),
@@ -198,12 +200,18 @@ S3Endpoint = Annotated[
 ]
 S3Region = Annotated[
     str | None,
-    typer.Option("--s3-region", help="Region. [default: as AWS_REGION and the profile say]", rich_help_panel=STORES),
+    typer.Option(
+        "--s3-region",
+        metavar="NAME",
+        help="Region. [default: as AWS_REGION and the profile say]",
+        rich_help_panel=STORES,
+    ),
 ]
 S3Profile = Annotated[
     str | None,
     typer.Option(
         "--s3-profile",
+        metavar="NAME",
         help="Section of the AWS configuration. [default: the usual chain of AWS credentials]",
         rich_help_panel=STORES,
     ),
@@ -237,12 +245,18 @@ OutputS3Endpoint = Annotated[
 ]
 OutputS3Region = Annotated[
     str | None,
-    typer.Option("--output-s3-region", help="Region for outputs. [default: as for products]", rich_help_panel=STORES),
+    typer.Option(
+        "--output-s3-region",
+        metavar="NAME",
+        help="Region for outputs. [default: as for products]",
+        rich_help_panel=STORES,
+    ),
 ]
 OutputS3Profile = Annotated[
     str | None,
     typer.Option(
         "--output-s3-profile",
+        metavar="NAME",
         help="Section of the AWS configuration for outputs; `default` where products have one of their own. "
         "[default: as for products]",
         rich_help_panel=STORES,

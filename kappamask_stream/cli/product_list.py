@@ -6,6 +6,7 @@ import glob
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,19 @@ def products_of(arguments: Sequence[str], products_file: str | None) -> list[str
         named += _lines_of(STDIN) if argument == STDIN else _expanded(argument)
     if products_file is not None:
         named += _lines_of(products_file)
-    return list(dict.fromkeys(named))
+    meant: dict[str, str] = {}
+    for where in named:
+        meant.setdefault(_place(where), where)
+    return list(meant.values())
+
+
+def _place(where: str) -> str:
+    """Return what two ways to write one product have in common."""
+    if _URL.match(where):
+        return where.rstrip("/")
+    with suppress(ValueError):  # a null byte; whoever opens it complains
+        return os.path.realpath(where)
+    return where
 
 
 def _lines_of(file: str) -> list[str]:

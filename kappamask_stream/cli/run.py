@@ -5,9 +5,11 @@ from __future__ import annotations
 import typer
 
 from kappamask_stream.cli import options as given
+from kappamask_stream.cli.setting_flags import NO_FLAGS, SettingFlags, takes_setting_flags
 from kappamask_stream.errors import UsageError
 
 
+@takes_setting_flags
 def run(
     products: given.Products = None,
     products_file: given.ProductsFile = None,
@@ -22,27 +24,14 @@ def run(
     radiometry: given.RadiometryOption = "corrected",
     mosaic: given.Mosaic = "crop",
     dilate: given.Dilate = None,
-    output: given.Output = None,
+    flags: SettingFlags = NO_FLAGS,
     png: given.Png = False,
     probabilities: given.Probabilities = False,
     subtiles: given.Subtiles = False,
     stac: given.Stac = False,
     report: given.Report = False,
     overwrite: given.Overwrite = False,
-    compression: given.Compression = None,
-    triton: given.Triton = None,
     keep_server: given.KeepServer = False,
-    products_at_once: given.Concurrency = None,
-    max_in_flight: given.MaxInFlight = None,
-    memory_budget_mb: given.MemoryBudget = None,
-    s3_endpoint: given.S3Endpoint = None,
-    s3_region: given.S3Region = None,
-    s3_profile: given.S3Profile = None,
-    s3_anonymous: given.S3Anonymous = None,
-    s3_requester_pays: given.S3RequesterPays = None,
-    output_s3_endpoint: given.OutputS3Endpoint = None,
-    output_s3_region: given.OutputS3Region = None,
-    output_s3_profile: given.OutputS3Profile = None,
     fail_fast: given.FailFast = False,
     as_json: given.AsJson = False,
     verbose: given.Verbose = False,
@@ -70,12 +59,7 @@ def run(
     from kappamask_stream.runner import Order, exit_code
     from kappamask_stream.settings import load_settings
 
-    settings = load_settings(
-        output=output, triton=triton, compression=compression, max_in_flight=max_in_flight,
-        memory_budget_mb=memory_budget_mb, products_at_once=products_at_once, s3_endpoint=s3_endpoint,
-        s3_region=s3_region, s3_profile=s3_profile, s3_anonymous=s3_anonymous, s3_requester_pays=s3_requester_pays,
-        output_s3_endpoint=output_s3_endpoint, output_s3_region=output_s3_region, output_s3_profile=output_s3_profile,
-    )  # fmt: skip
+    settings = load_settings(**flags)
     if radiometry == "km_predict" and model == "csmask":
         raise UsageError("--radiometry km_predict is KappaMask's; csmask was trained on reflectance: leave it out")
     order = Order(

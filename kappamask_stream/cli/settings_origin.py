@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,10 @@ from pydantic_core import PydanticUndefined
 from kappamask_stream.settings import Settings, config_path, load_settings, setting_flag
 
 _PREFIX = "KAPPAMASK_"
+#: Variables that are no settings: the configuration file's place, and what a checkout's tests and benchmarks take.
+_OTHERS = ("CONFIG", "COMMIT", "SCREENSHOTS", "SHARED", "STAC_SCHEMAS", "STORES_ENV", "TORCH_PYTHON")
+#: What Kubernetes sets in every container for a service of a name that begins like ours.
+_OF_A_SERVICE = re.compile(r"(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_\w+)?)$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +67,21 @@ def origins(**flags: object) -> list[SettingOrigin]:
     return [
         SettingOrigin(name=name, value=getattr(settings, name), origin=origin(name)) for name in Settings.model_fields
     ]
+
+
+def unknown_variables() -> list[str]:
+    """Return a warning for each variable that looks like one of a setting and is none."""
+    settings = [name.upper() for name in Settings.model_fields]
+    warnings = []
+    for variable, value in sorted(os.environ.items()):
+        name = variable.upper().removeprefix(_PREFIX)
+        is_ours = variable.upper().startswith(_PREFIX) and value
+        if not is_ours or name in settings or name in _OTHERS or _OF_A_SERVICE.search(name):
+            continue
+        similar = difflib.get_close_matches(name, settings, 1, cutoff=0.75)
+        meant = f"did you mean {_PREFIX}{similar[0]}?" if similar else "`kappamask-stream config show` lists them"
+        warnings.append(f"variable {variable} is no setting and has no effect: {meant}")
+    return warnings
 
 
 def example_file() -> str:

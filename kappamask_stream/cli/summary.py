@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _CLOUDS = ("CLOUD", "SEMI_TRANSPARENT_CLOUD")
 _NO_DATA = "MISSING"
+#: Lines of the table; of more products it shows those that failed.
+_MOST_LINES = 50
 #: Wide enough for a product's name and all columns where there is no terminal to ask.
 _PLAIN_WIDTH = 132
 
@@ -30,7 +32,7 @@ def cloud_share(result: ProductResult) -> float | None:
 
 
 def show_summary(results: Sequence[ProductResult], seconds: float, *, not_masked: int = 0) -> None:
-    """Print a table with one line per product, and one of totals.
+    """Print a table with one line per product, and one of totals; why one failed was said when it did.
 
     Parameters
     ----------
@@ -42,13 +44,19 @@ def show_summary(results: Sequence[ProductResult], seconds: float, *, not_masked
     width = None if is_terminal else _PLAIN_WIDTH
     console = Console(stderr=True, highlight=False, force_terminal=is_terminal, width=width)
     with suppress(OSError):  # whoever read this has gone
-        console.print(_table(results))
-        for result in results:
-            if result.error is not None:
-                console.print(Text(f"{result.product}: {result.error}"), soft_wrap=True)
+        shown = _worth_a_line(results)
+        console.print(_table(shown))
+        if left_out := len(results) - len(shown):
+            console.print(Text(f"… and {left_out} more"))
         console.print(Text(_totals(results, seconds)))
         if not_masked:
             console.print(Text(f"{not_masked} more were not masked: --fail-fast"))
+
+
+def _worth_a_line(results: Sequence[ProductResult]) -> Sequence[ProductResult]:
+    if len(results) <= _MOST_LINES:
+        return results
+    return [result for result in results if result.error is not None][:_MOST_LINES]
 
 
 def _table(results: Sequence[ProductResult]) -> Table:
@@ -73,4 +81,4 @@ def _table(results: Sequence[ProductResult]) -> Table:
 def _totals(results: Sequence[ProductResult], seconds: float) -> str:
     counts = [(status, sum(r.status == status for r in results)) for status in ("done", "skipped", "failed")]
     said = ", ".join(f"{count} {status}" for status, count in counts if count)
-    return f"{len(results)} products: {said}; {seconds:.1f} s"
+    return f"{len(results)} product{'' if len(results) == 1 else 's'}: {said}; {seconds:.1f} s"

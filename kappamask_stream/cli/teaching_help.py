@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -11,6 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _OTHER = "Options"
+#: How typer shows a value's type, and a number's limits, and what people are told instead.
+_VALUES = {"str": "TEXT", "int": "N", "int range": "N", "float": "N", "file": "FILE", "path": "PATH", "dir": "DIR"}
+_TYPE = re.compile(r"<([^<>]+)>$")
+_RANGE = re.compile(r"(\d+)<=x<=(\d+)(?=\]$)")
+_LEAST = re.compile(r"x>=(\d+)(?=\]$)")
 
 
 class TeachingCommand(TyperCommand):
@@ -21,6 +27,11 @@ class TeachingCommand(TyperCommand):
         del ctx
         _write_text(self.help or "", formatter)
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return what follows the command's name in its usage line: arguments in capitals."""
+        pieces = [re.sub(r"\{(.*)\}", r"\1", piece) for piece in super().collect_usage_pieces(ctx)]
+        return [re.sub(r"^\[?[a-z_]+\]?$", lambda name: name[0].upper(), piece) for piece in pieces]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments, then options by group; those of no group, with ``--help``, come last."""
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -29,9 +40,14 @@ class TeachingCommand(TyperCommand):
             record = param.get_help_record(ctx)
             if record is None:
                 continue
+            name, text = record
+            text = _LEAST.sub(r"\1 or more", _RANGE.sub(r"\1 to \2", text))
             if param.param_type_name == "argument":
-                groups.setdefault("Arguments", []).append(record)
-            elif panel := getattr(param, "rich_help_panel", None):
+                name = _TYPE.sub("", name).strip()
+                groups.setdefault("Arguments", []).append((name.upper() if name.islower() else name, text))
+                continue
+            record = _TYPE.sub(lambda kind: _VALUES.get(kind[1], kind[1]), name), text
+            if panel := getattr(param, "rich_help_panel", None):
                 groups.setdefault(panel, []).append(record)
             else:
                 other.append(record)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from kappamask_stream.destinations.types import Destination
     from kappamask_stream.s3 import Stores
 
-_SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://")
+#: One slash is what is left of two where somebody took a URL for a path.
+_SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/(?P<second>/?)")
 
 
 async def make_destination(output: str | Path, product_name: str, stores: Stores) -> Destination:
@@ -29,14 +30,17 @@ async def make_destination(output: str | Path, product_name: str, stores: Stores
     Raises
     ------
     UsageError
-        If it is a URL of another kind, or names no bucket.
+        If it is a URL of another kind or with one slash, has credentials in it, or names no bucket.
     """
     if isinstance(output, str) and is_s3_url(output):
         bucket, prefix = parse_s3_url(output)
         below = [part for part in (prefix.strip("/"), product_name) if part]
         return S3Destination(await stores.output_client(), bucket, "/".join(below))
-    if isinstance(output, str) and (found := _SCHEME.match(output)):
-        raise UsageError(
-            f"--output {output} is a URL of the kind {found['scheme']}: give a folder or s3://BUCKET/PREFIX"
-        )
+    if found := _SCHEME.match(str(output)):  # the rest is not repeated: it may hold credentials
+        if not found["second"]:
+            raise UsageError(
+                f"--output {found['scheme']}:/… has one slash where a URL has two: give s3://BUCKET/PREFIX, as text; "
+                f"a folder of that name is given from the root, /…/{found['scheme']}:/…"
+            )
+        raise UsageError(f"--output is a URL of the kind {found['scheme']}://: give a folder or s3://BUCKET/PREFIX")
     return FolderDestination(Path(output) / product_name)

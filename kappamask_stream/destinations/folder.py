@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from kappamask_stream.cog import FoundMask
     from kappamask_stream.destinations.types import OutputFile
 
+#: Folders above those of products that this process has made: whichever product comes last removes them again where
+#: nothing was written.
+_MADE: set[Path] = set()
+
 
 class FolderDestination:
     """A directory; made when it is needed. All blocking work is done in threads.
@@ -44,8 +48,8 @@ class FolderDestination:
         """See `Destination.inspect`."""
         return await in_thread(None, self._inspect, self.folder / name)
 
-    async def missing(self, names: Sequence[str]) -> list[str]:
-        """See `Destination.missing`."""
+    async def missing(self, names: Sequence[str], *, fingerprint: str | None = None) -> list[str]:  # noqa: ARG002
+        """See `Destination.missing`; a directory keeps no metadata, its files are renamed together."""
         return await in_thread(None, self._missing, names)
 
     async def read(self, name: str) -> bytes:
@@ -60,16 +64,19 @@ class FolderDestination:
         """See `Destination.prepare`; temporary files of processes that were killed are removed."""
         await in_thread(None, self._prepare, [self.folder / name for name in names])
 
-    async def publish(self, files: Sequence[OutputFile]) -> None:
+    async def publish(self, files: Sequence[OutputFile], *, stale: Sequence[str] = ()) -> None:
         """See `Destination.publish`."""
         paths = [(self.folder / file.name, file.content) for file in files]
+        gone = [self.folder / name for name in stale]
         made: list[Path] = []
         try:
             await in_thread(None, self._make_folders, [path for path, _ in paths], made)
-            await publish(paths)
+            await publish(paths, stale=gone)
         except BaseException:
-            _remove_empty(made)
+            _remove_empty(reversed(made))
             raise
+        if gone:
+            await in_thread(None, _remove_empty, self._folders_of(gone)[::-1])
 
     async def remove(self, names: Sequence[str]) -> None:
         """See `Destination.remove`."""
@@ -77,7 +84,7 @@ class FolderDestination:
 
     async def discard(self) -> None:
         """See `Destination.discard`."""
-        await in_thread(None, _remove_empty, [self.folder])
+        await in_thread(None, self._discard)
 
     def _inspect(self, path: Path) -> FoundMask | None:
         try:
@@ -92,6 +99,7 @@ class FolderDestination:
 
     def _prepare(self, paths: Sequence[Path]) -> None:
         try:
+            _MADE.update(folder for folder in self.folder.parents if not folder.exists())
             self.folder.mkdir(parents=True, exist_ok=True)
             # Asking for permissions is not enough: a file system may be read-only, a quota may have ended.
             tempfile.TemporaryFile(dir=self.folder).close()
@@ -100,13 +108,14 @@ class FolderDestination:
         for path in paths:
             if path.is_dir():
                 raise output_error(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
-            if path.parent.exists() and not path.parent.is_dir():
+        for path in self._folders_of(paths):
+            if path.exists() and not path.is_dir():
                 raise output_error(path, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
         remove_stale(paths)
 
     def _make_folders(self, paths: Sequence[Path], made: list[Path]) -> None:
-        """Make the folders of files that want one inside this one; those that were not there are added to `made`."""
-        for folder in dict.fromkeys(path.parent for path in paths if path.parent != self.folder):
+        """Make the folders of files that want some inside this one; those that were not there are added to `made`."""
+        for folder in self._folders_of(paths):
             try:
                 folder.mkdir()
             except FileExistsError:
@@ -116,6 +125,20 @@ class FolderDestination:
                 raise output_error(folder, error) from error
             else:
                 made.append(folder)
+
+    def _folders_of(self, paths: Iterable[Path]) -> list[Path]:
+        """Return the folders between this one and files of it, outer ones first."""
+        inside = {folder for path in paths for folder in path.parents if self.folder in folder.parents}
+        return sorted(inside, key=lambda folder: (len(folder.parts), folder))
+
+    def _discard(self) -> None:
+        _remove_empty([self.folder])
+        for folder in self.folder.parents:
+            if folder not in _MADE:
+                return
+            with suppress(OSError):
+                folder.rmdir()
+                _MADE.discard(folder)
 
     def _remove(self, names: Sequence[str]) -> None:
         for name in names:

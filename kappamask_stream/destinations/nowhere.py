@@ -24,7 +24,7 @@ class Nowhere:
         """Find nothing."""
         return None
 
-    async def missing(self, names: Sequence[str]) -> list[str]:
+    async def missing(self, names: Sequence[str], *, fingerprint: str | None = None) -> list[str]:  # noqa: ARG002
         """Miss everything."""
         return list(names)
 
@@ -35,7 +35,7 @@ class Nowhere:
     async def prepare(self, names: Sequence[str]) -> None:
         """Need nothing."""
 
-    async def publish(self, files: Sequence[OutputFile]) -> None:
+    async def publish(self, files: Sequence[OutputFile], *, stale: Sequence[str] = ()) -> None:
         """Drop the files."""
 
     async def remove(self, names: Sequence[str]) -> None:

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kappamask_stream.cog import inspect_head
-from kappamask_stream.errors import InputError, OutputError
+from kappamask_stream.errors import InputError, OutputError, OutputUnavailableError
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from kappamask_stream.cog import FoundMask
     from kappamask_stream.destinations.types import OutputFile
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 _HEAD_BYTES = 64 * 1024
 #: A mask takes 2 to 4 MB; what is larger under its name is not read.
 _LARGEST_MASK = 64 * 1024 * 1024
-#: Names looked for at once.
+#: Names looked for, or removed, at once.
 _AT_ONCE = 8
 
 
 class S3Destination:
     """A prefix of a bucket. Each object is there whole or as it was before; the last one published stands for all.
 
-    Unlike a directory, a failure between two objects leaves the earlier ones replaced: S3 knows no renaming.
+    Unlike a directory, a failure between two objects leaves the earlier ones replaced: S3 knows no renaming. Each
+    object's metadata say which mask it belongs to, so `missing` does not take them for another mask's.
 
     Parameters
     ----------
@@ -50,28 +51,25 @@ class S3Destination:
 
     async def inspect(self, name: str) -> FoundMask | None:
         """See `Destination.inspect`: size and first bytes tell; objects are never there in part."""
-        with self._told("looked for"):
+        with self._told("look for"):
             found = await self._client.head(self._bucket, self._key(name))
             if found is None:
                 return None
             start = await self._client.read(found, 0, min(found.size, _HEAD_BYTES)) if found.size else b""
         return await in_thread(None, inspect_head, start, found.size)
 
-    async def missing(self, names: Sequence[str]) -> list[str]:
+    async def missing(self, names: Sequence[str], *, fingerprint: str | None = None) -> list[str]:
         """See `Destination.missing`."""
-        slots = asyncio.Semaphore(_AT_ONCE)
+        gone: set[str] = set()
 
-        async def is_missing(name: str) -> bool:
-            async with slots:
-                return await self._client.head(self._bucket, self._key(name)) is None
+        async def look(name: str) -> None:
+            found = await self._client.head(self._bucket, self._key(name))
+            if found is None or (fingerprint and found.metadata.get("fingerprint", fingerprint) != fingerprint):
+                gone.add(name)
 
-        with self._told("looked for"):
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    asked = {name: tasks.create_task(is_missing(name)) for name in names}
-            except ExceptionGroup as group:
-                raise group.exceptions[0] from None
-        return [name for name, task in asked.items() if task.result()]
+        with self._told("look for"):
+            await _each(names, look)
+        return [name for name in names if name in gone]
 
     async def read(self, name: str) -> bytes:
         """See `Destination.read`."""
@@ -80,14 +78,14 @@ class S3Destination:
 
     async def prepare(self, names: Sequence[str]) -> None:
         """See `Destination.prepare`: an upload is begun and given up, so that missing rights are found now."""
-        with self._told("written"):
+        with self._told("write"):
             for name in names[:1]:
                 await self._client.try_write(self._bucket, self._key(name))
 
-    async def publish(self, files: Sequence[OutputFile]) -> None:
+    async def publish(self, files: Sequence[OutputFile], *, stale: Sequence[str] = ()) -> None:
         """See `Destination.publish`; what is there when a failure or cancellation comes stays."""
         for file in files:
-            with self._told("written"):
+            with self._told("write"):
                 await self._client.put(
                     self._bucket,
                     self._key(file.name),
@@ -95,12 +93,12 @@ class S3Destination:
                     content_type=file.media_type,
                     metadata=file.metadata,
                 )
+        await self.remove(stale)
 
     async def remove(self, names: Sequence[str]) -> None:
         """See `Destination.remove`."""
-        with self._told("removed"):
-            for name in names:
-                await self._client.delete(self._bucket, self._key(name))
+        with self._told("remove"):
+            await _each(names, lambda name: self._client.delete(self._bucket, self._key(name)))
 
     async def discard(self) -> None:
         """See `Destination.discard`: a store has no folders, nothing is to be removed."""
@@ -113,4 +111,21 @@ class S3Destination:
         try:
             yield
         except InputError as error:  # the client's words are about sources
-            raise OutputError(f"the output cannot be {what}: {error}") from error
+            kind = OutputUnavailableError if error.retryable else OutputError
+            raise kind(f"cannot {what} the output: {error}") from error
+
+
+async def _each(names: Sequence[str], do: Callable[[str], Awaitable[None]]) -> None:
+    """Call `do` for every name, some at once; the first failure ends it."""
+    slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(name: str) -> None:
+        async with slots:
+            await do(name)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for name in names:
+                tasks.create_task(one(name))
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None

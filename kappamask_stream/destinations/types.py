@@ -18,7 +18,7 @@ class OutputFile:
 
     Attributes
     ----------
-    name : relative to the product's folder; may hold one folder (``prediction/…``).
+    name : relative to the product's folder; may hold folders (``tile_0_0/prediction.png``).
     content : its bytes in pieces, or a finished scratch file, which is moved or uploaded.
     media_type : e.g. ``image/tiff; application=geotiff; profile=cloud-optimized``.
     metadata : kept with the object on stores that can (``fingerprint``, …); directories have no place for it.
@@ -54,8 +54,14 @@ class Destination(Protocol):
         """
         ...
 
-    async def missing(self, names: Sequence[str]) -> list[str]:
-        """Return those of `names` that are not there."""
+    async def missing(self, names: Sequence[str], *, fingerprint: str | None = None) -> list[str]:
+        """Return those of `names` that are not there.
+
+        Parameters
+        ----------
+        fingerprint : of the mask that they must belong to: a file whose metadata name another one counts as missing.
+            What has no metadata (all files of directories, objects that somebody copied) counts as there.
+        """
         ...
 
     async def read(self, name: str) -> bytes:
@@ -78,8 +84,13 @@ class Destination(Protocol):
         """
         ...
 
-    async def publish(self, files: Sequence[OutputFile]) -> None:
+    async def publish(self, files: Sequence[OutputFile], *, stale: Sequence[str] = ()) -> None:
         """Write files so that each appears whole or not at all, in the order given: the last stands for all.
+
+        Parameters
+        ----------
+        files : of one product.
+        stale : names of what the new files make worthless: removed when all of those are written, not before.
 
         Raises
         ------
@@ -99,5 +110,5 @@ class Destination(Protocol):
         ...
 
     async def discard(self) -> None:
-        """Remove the folder where nothing was written to it (after a failure)."""
+        """Remove the folder, and those above it that were made for it, where they are empty (after a failure)."""
         ...

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import imagecodecs
 import numpy as np
 import rasterio
 from rasterio.io import MemoryFile
@@ -14,6 +13,7 @@ from kappamask_stream.errors import UsageError
 from kappamask_stream.extras.files import file_of
 from kappamask_stream.extras.types import Extra
 from kappamask_stream.output import PNG_TYPE, TEXT_TYPE
+from kappamask_stream.png import encode_png
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def world_file(ulx: float, uly: float, gsd_m: float) -> bytes:
 
 def encode_grey(labels: NDArray[np.uint8]) -> bytes:
     """Write class values 0 to 5, uint8 ``[height, width]``, as a grey PNG of km_predict's codes."""
-    return bytes(imagecodecs.png_encode(grey_codes()[labels], level=_LEVEL))
+    return encode_png(grey_codes()[labels], _LEVEL)
 
 
 class GreyPngExtra(Extra):
@@ -116,4 +116,4 @@ def grey_png(cog: bytes) -> bytes:
             rows = picture[row : row + _ROWS]
             mask.read(1, window=Window(0, row, mask.width, len(rows)), out=rows)
             np.take(codes, rows, out=rows)
-    return bytes(imagecodecs.png_encode(picture, level=_LEVEL))
+    return encode_png(picture, _LEVEL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,15 +11,15 @@ import numpy as np
 from kappamask_stream.extras.files import file_of
 from kappamask_stream.extras.grey_png import encode_grey, require_known_classes, world_file
 from kappamask_stream.extras.types import Extra
-from kappamask_stream.output import JSON_TYPE, PNG_TYPE, TEXT_TYPE
+from kappamask_stream.output import JSON_TYPE, PNG_TYPE, TEXT_TYPE, read_tile_list
 from kappamask_stream.threads import in_thread
+from kappamask_stream.tile_pictures import TileList, picture_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kappamask_stream.destinations import OutputFile
     from kappamask_stream.extras.types import FinishedMask, MaskJob, TileAnswer
-    from kappamask_stream.grid import Tile
 
 #: Tiles being published at once: each takes two files' writing, or two requests.
 _AT_ONCE = 4
@@ -28,24 +28,25 @@ _AT_ONCE = 4
 class SubtilesExtra(Extra):
     """Publishes ``tile_<column>_<row>/prediction.png`` the moment a tile is answered, and at the end a list of them.
 
-    The folders and files have the names, sizes and grey codes of km_predict's (its sub-tiler cm_vsm counts columns
-    first): a whole tile with its margins and the zeros beyond the image, before mosaic, area of interest and dilation.
-    A tile without data is all MISSING, which is what km_predict's networks answer there. Beside each picture lies a
-    world file, which km_predict has not; its pictures of probabilities are not written: ``--probabilities`` has them
-    in one file.
+    KappaMask's have the folders, names, sizes and grey codes of km_predict's (its sub-tiler cm_vsm counts columns
+    first); those of other models lie in a folder of their own, ``<stem>_tiles``. Each is a whole tile with its margins
+    and the zeros beyond the image, before mosaic, area of interest and dilation. A tile without data is all MISSING,
+    which is what km_predict's networks answer there. Beside each picture lies a world file, which km_predict has not;
+    its pictures of probabilities are not written: ``--probabilities`` has them in one file.
 
     Pictures that are published stay where the run fails later. ``<stem>_subtiles.json`` is published with the mask: it
-    says that all tiles of this very mask are there.
+    says that all tiles of this very mask are there. Meanwhile it is nobody's, and names all tiles that may be there.
     """
 
     def __init__(self) -> None:
         self._job: MaskJob | None = None
         self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._published: dict[tuple[int, int], str] = {}
+        self._first, self._begun_writing = asyncio.Lock(), False
 
     def file_names(self, job: MaskJob) -> Sequence[str]:
-        """Return the name of the list."""
-        return (f"{job.stem}_subtiles.json",)
+        """Return the names of the list and of all pictures and world files."""
+        listed = _list_of(job)
+        return (listed.name, *listed.files)
 
     async def begin(self, job: MaskJob) -> None:
         """See `require_known_classes`."""
@@ -55,7 +56,8 @@ class SubtilesExtra(Extra):
     async def add_tile(self, answer: TileAnswer) -> None:
         """Publish a tile."""
         job = self._begun()
-        tile, folder = answer.tile, tile_folder(answer.tile)
+        tile = answer.tile
+        name, place = (picture_name(job.stem, tile.row, tile.col, ending) for ending in ("png", "pgw"))
         labels = answer.labels
         if labels is None:
             labels = np.full((tile.window.height, tile.window.width), job.contract.nodata_class, np.uint8)
@@ -63,27 +65,31 @@ class SubtilesExtra(Extra):
         # The frame's corner is that of its window: a tile may begin left of and above it.
         ulx = job.frame.ulx + (tile.window.col - job.frame.window.col) * gsd_m
         uly = job.frame.uly - (tile.window.row - job.frame.window.row) * gsd_m
+        async with self._first:
+            if not self._begun_writing:
+                await self._withdraw_list(job)
+                self._begun_writing = True
         async with self._slots:
             picture = await in_thread(job.workers, encode_grey, labels)
             await job.destination.publish(
                 [
-                    file_of(job, f"{folder}/prediction.pgw", [world_file(ulx, uly, gsd_m)], TEXT_TYPE),
-                    file_of(job, f"{folder}/prediction.png", [picture], PNG_TYPE),
+                    file_of(job, place, [world_file(ulx, uly, gsd_m)], TEXT_TYPE),
+                    file_of(job, name, [picture], PNG_TYPE),
                 ]
             )
-        self._published[tile.row, tile.col] = f"{folder}/prediction.png"
 
     async def finish(self, mask: FinishedMask) -> Sequence[OutputFile]:  # noqa: ARG002 - the hook's
         """Return the list, in the order of the grid."""
         job = self._begun()
-        document = {
-            "fingerprint": job.tags["FINGERPRINT"],
-            "tiles": [
-                {"row": row, "column": col, "file": name} for (row, col), name in sorted(self._published.items())
-            ],
-        }
-        content = json.dumps(document, indent=1).encode() + b"\n"
-        return [file_of(job, f"{job.stem}_subtiles.json", [content], JSON_TYPE)]
+        return [_file(job, _list_of(job))]
+
+    async def _withdraw_list(self, job: MaskJob) -> None:
+        """Say, before the first picture, that there may be pictures of several masks, unless all are this mask's."""
+        own, there = _list_of(job), await read_tile_list(job.destination, job.stem)
+        if there is not None and there.fingerprint == own.fingerprint:
+            return
+        tiles = {*own.tiles, *(there.tiles if there is not None else ())}
+        await job.destination.publish([_file(job, replace(own, fingerprint=None, tiles=tuple(sorted(tiles))))])
 
     def _begun(self) -> MaskJob:
         if self._job is None:
@@ -91,6 +97,13 @@ class SubtilesExtra(Extra):
         return self._job
 
 
-def tile_folder(tile: Tile) -> str:
-    """Name a tile's folder as cm_vsm does, the column first."""
-    return f"tile_{tile.col}_{tile.row}"
+def _list_of(job: MaskJob) -> TileList:
+    """List the tiles that decide pixels of the mask: those that `add_tile` sees."""
+    blends = job.options.mosaic == "blend"
+    seen = [t for t in job.grid if not (t.window if blends else t.core).intersection(job.frame.window).is_empty]
+    tiles = tuple((tile.row, tile.col) for tile in seen)
+    return TileList(stem=job.stem, fingerprint=job.tags["FINGERPRINT"], tiles=tiles)
+
+
+def _file(job: MaskJob, listed: TileList) -> OutputFile:
+    return file_of(job, listed.name, [listed.encode()], JSON_TYPE)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kappamask_stream.destinations import Destination, OutputFile
     from kappamask_stream.frame import MaskFrame
     from kappamask_stream.grid import Tile, TileGrid
+    from kappamask_stream.inference import BatchSizes
     from kappamask_stream.mosaic import Block
     from kappamask_stream.output import MaskOptions
     from kappamask_stream.product import Product
@@ -78,7 +79,7 @@ class FinishedMask:
     quicklook_pixels : uint8 ``[height, width]`` class values of at most about 1100 pixels a side.
     classes : share of the pixels of the area of interest (or all) per class name.
     timeline : when each stage was busy.
-    tiles, tiles_inferred, tiles_empty, bytes_read, retries : as in `result.ProductResult`.
+    tiles, tiles_inferred, tiles_empty, bytes_read, retries, batch_sizes : as in `result.ProductResult`.
     files : what will be published beside the GeoTIFF, so far; extras that come later see those of earlier ones.
     """
 
@@ -91,6 +92,7 @@ class FinishedMask:
     tiles_empty: int
     bytes_read: int
     retries: int
+    batch_sizes: BatchSizes | None = None
     files: Sequence[OutputFile] = ()
 
 

@@ -33,7 +33,7 @@ class KmConfig:
     architecture : of the network.
     folder : folder of the products, as written: relative to where the command runs.
     tile_size : pixels of 10 m.
-    overlapping : share of a tile by which it overlaps the next.
+    overlapping : share of a tile by which it overlaps the next; the first releases counted pixels, an `int` here.
     resampling_method, batch_size : of cm_vsm and Keras.
     aoi_geometry : EWKT; None where there is none.
     weights_source : URL of the folder that km_predict took weights from; None where not given.
@@ -45,7 +45,7 @@ class KmConfig:
     architecture: Architecture
     folder: str
     tile_size: int
-    overlapping: float
+    overlapping: float | int
     resampling_method: str
     batch_size: int
     aoi_geometry: str | None
@@ -141,9 +141,11 @@ class _Reader:
             raise self._complaint(key, value, f"a whole number from 1, e.g. {default}")
         return value
 
-    def overlapping(self, tile_size: int) -> float:
-        """Return the overlap, by km_predict's own rule an even number of pixels."""
+    def overlapping(self, tile_size: int) -> float | int:
+        """Return the overlap, by km_predict's own rule an even number of pixels: a share, or (whole numbers) pixels."""
         value = self._document.get("overlapping", OVERLAPPING)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < tile_size:
+            return value
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not is_number or not 0 <= value < 1 or (value * tile_size) % 2:
             allowed = f"a share of the tile that is an even number of its {tile_size} pixels, e.g. {OVERLAPPING}"

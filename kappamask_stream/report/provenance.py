@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import shapely
+
 from kappamask_stream import __version__
+from kappamask_stream.report.figures import count_text
+from kappamask_stream.stac.item import place_text
 
 if TYPE_CHECKING:
-    from kappamask_stream.extras import MaskJob
+    from kappamask_stream.aoi import AreaOfInterest
+    from kappamask_stream.contract import ModelContract
+    from kappamask_stream.extras import FinishedMask, MaskJob
+    from kappamask_stream.inference import BatchSizes
+
+#: Characters of an area's coordinates that are told; of a longer one, where it is.
+_AREA_LENGTH = 600
+_DECIMALS = 6
 
 _RADIOMETRY = {
     "corrected": "corrected: the offsets of the product's metadata are applied",
@@ -19,9 +30,10 @@ _MOSAIC = {
 }
 
 
-def provenance(job: MaskJob) -> list[tuple[str, list[tuple[str, str]]]]:
+def provenance(job: MaskJob, mask: FinishedMask) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return groups of (what, value) pairs, each group with its title."""
-    return [("Scene", _scene(job)), ("Model", _model(job)), ("Mask", _mask(job))]
+    model = [*_model(job), *_server(job.contract, mask.batch_sizes)]
+    return [("Scene", _scene(job)), ("Model", model), ("Mask", _mask(job))]
 
 
 def _scene(job: MaskJob) -> list[tuple[str, str]]:
@@ -29,6 +41,7 @@ def _scene(job: MaskJob) -> list[tuple[str, str]]:
     offsets = sorted({product.offsets.get(band, 0.0) for band in job.contract.channels if band.startswith("B")})
     rows = [
         ("Product", product.name),
+        ("Read from", place_text(product.source.label)),
         ("Satellite", product.satellite),
         ("Level, baseline", f"{product.level}, {product.baseline}"),
         (
@@ -53,6 +66,31 @@ def _model(job: MaskJob) -> list[tuple[str, str]]:
     ]
 
 
+def _server(contract: ModelContract, batches: BatchSizes | None) -> list[tuple[str, str]]:
+    """Say how the network was run, as far as the contract and the server's counts tell."""
+    counts = None if batches is None else batches.counts
+    if counts:
+        formed = ", ".join(f"{count_text(n)} of {size}" for size, n in counts.items())
+        formed += " tiles, for all clients, while this product was in work"
+    elif counts is not None:
+        formed = "none while this product was in work"
+    else:
+        formed = "not known" if batches is None or not batches.reason else f"not known: {batches.reason}"
+    instances = "1 instance" if contract.instances == 1 else f"{contract.instances} instances"
+    return [("Served by", f"{instances}, in batches of up to {contract.max_batch}"), ("Batches formed", formed)]
+
+
+def _area(area: AreaOfInterest) -> str:
+    """Write an area's coordinates in its own coordinate system, or where it is, if they are many."""
+    crs, many = area.crs.to_string(), shapely.get_num_coordinates(area.geometry)
+    if many * 2 * _DECIMALS < _AREA_LENGTH:
+        text = str(shapely.to_wkt(area.geometry, rounding_precision=_DECIMALS, trim=True))
+        if len(text) <= _AREA_LENGTH:
+            return f"{text} in {crs}"
+    west, south, east, north = (f"{value:.{_DECIMALS}f}".rstrip("0").rstrip(".") for value in area.geometry.bounds)
+    return f"{count_text(many)} vertices within {west} to {east}, {south} to {north} in {crs}"
+
+
 def _mask(job: MaskJob) -> list[tuple[str, str]]:
     options, frame = job.options, job.frame
     rows = [
@@ -62,7 +100,7 @@ def _mask(job: MaskJob) -> list[tuple[str, str]]:
     ]
     rows += [("Grown", f"{name} by {metres:g} m") for name, metres in options.dilate]
     if options.aoi is not None:
-        rows.append(("Area of interest", "the mask is cut to it; pixels outside are marked as without data"))
+        rows.append(("Area of interest", _area(options.aoi)))
     if "RESAMPLED" in job.tags:
         rows.append(("Not as the model asks", job.tags["RESAMPLED"]))
     return [*rows, ("Software", f"kappamask-stream {__version__}"), ("Fingerprint", job.tags["FINGERPRINT"])]

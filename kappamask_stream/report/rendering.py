@@ -52,12 +52,14 @@ def render_page(
         script_digest=digest,
         cloud_cover=sum(clouds) if clouds else None,
         covered=covered,
+        has_area=job.options.aoi is not None,
+        grown=" and ".join(dict.fromkeys(figures.class_text(name) for name, _ in job.options.dilate)),
         pictures=_pictures(job, mask, scene),
         classes=_classes(job, mask),
         confidence=_confidence(job, confidence),
         stages=stage_rows(mask.timeline),
         ticks=ticks(mask.timeline.seconds),
-        provenance=provenance(job),
+        provenance=provenance(job, mask),
         files=files,
     )
     return page.encode()

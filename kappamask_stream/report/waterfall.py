@@ -28,7 +28,7 @@ _MEANING = {
     "cut": "cutting tiles",
     "infer": "waiting for answers",
     "mosaic": "putting answers together",
-    "close": "writing the files",
+    "close": "finishing the mask, up to this page",
 }
 
 

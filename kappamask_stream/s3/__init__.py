@@ -2,6 +2,7 @@
 
 from kappamask_stream.s3.client import SEGMENT_BYTES, S3Client
 from kappamask_stream.s3.options import CDSE, S3Object, S3Options, is_s3_url, parse_s3_url
+from kappamask_stream.s3.reading import Version
 from kappamask_stream.s3.retry import Patience
 from kappamask_stream.s3.stores import Stores
 
@@ -13,6 +14,7 @@ __all__ = [
     "S3Object",
     "S3Options",
     "Stores",
+    "Version",
     "is_s3_url",
     "parse_s3_url",
 ]

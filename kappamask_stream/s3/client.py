@@ -10,12 +10,13 @@ from kappamask_stream.s3 import reading, writing
 from kappamask_stream.s3.checksums import md5_of_etag, wrong_checksum
 from kappamask_stream.s3.failures import changed
 from kappamask_stream.s3.options import S3Object, bare_etag
+from kappamask_stream.s3.reading import Version
 from kappamask_stream.s3.retry import TryLaterError
 from kappamask_stream.s3.session import S3Session
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
     from typing import Self
 
     from kappamask_stream.s3.limits import RequestLimits
@@ -36,11 +37,14 @@ class S3Client:
     ----------
     options : where and as whom.
     limits : shared with other clients of the same store and credentials; None: own ones.
+    on_retry : told in words of each attempt that failed and is followed by another.
     """
 
-    def __init__(self, options: S3Options, limits: RequestLimits | None = None) -> None:
+    def __init__(
+        self, options: S3Options, limits: RequestLimits | None = None, on_retry: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.options = options
-        self._session = S3Session(options, limits)
+        self._session = S3Session(options, limits, on_retry)
 
     def __repr__(self) -> str:
         who = "anonymous" if self.options.anonymous else self.options.profile or "default credentials"
@@ -87,13 +91,19 @@ class S3Client:
             following = {"ContinuationToken": token}
 
     async def head(self, bucket: str, key: str) -> S3Object | None:
-        """Return an object's size and version; None if there is none."""
+        """Return an object's size, version and metadata; None if there is none."""
         answer = await self._session.call(
             "head_object", f"s3://{bucket}/{key}", may_be_absent=True, Bucket=bucket, Key=key
         )
         if not answer:
             return None
-        return S3Object(bucket=bucket, key=key, size=int(answer["ContentLength"]), etag=bare_etag(answer.get("ETag")))
+        return S3Object(
+            bucket=bucket,
+            key=key,
+            size=int(answer["ContentLength"]),
+            etag=bare_etag(answer.get("ETag")),
+            metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
+        )
 
     async def get(self, bucket: str, key: str, *, limit: int, etag: str | None = None) -> bytes:
         """Return a whole small object, compared with its checksum where the store gives one.
@@ -133,18 +143,25 @@ class S3Client:
 
         return await self._session.persist(attempt, url)
 
-    async def read(self, at: S3Object, start: int, length: int) -> bytes:
-        """Return exactly `length` bytes of that version of an object."""
+    async def read(self, at: S3Object, start: int, length: int, version: Version | None = None) -> bytes:
+        """Return exactly `length` bytes of that version of an object.
+
+        Parameters
+        ----------
+        version : shared by all reads of one object; `at` may lack an ETag, then that of the first answer holds for all.
+        """
         pieces: list[bytes] = []
-        await reading.fetch(self._session, at, start, length, pieces.append)
+        await reading.fetch(self._session, at, version or Version(), start, length, pieces.append)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def stream(self, at: S3Object, start: int, length: int) -> AsyncGenerator[bytes, None]:
+    def stream(
+        self, at: S3Object, start: int, length: int, version: Version | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """Yield the same bytes as they arrive; at most `SEGMENT_BYTES` wait in memory for who takes them.
 
         An async generator: close it (``contextlib.aclosing``) where it is not read to its end.
         """
-        return reading.stream(self._session, at, start, length, SEGMENT_BYTES)
+        return reading.stream(self._session, at, version or Version(), start, length, SEGMENT_BYTES)
 
     async def put(
         self,

@@ -12,6 +12,7 @@ import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from botocore import UNSIGNED  # type: ignore[import-untyped]
+from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from kappamask_stream.errors import UsageError
 from kappamask_stream.s3.credentials import RenewableCredentials
@@ -76,7 +77,7 @@ class Connections:
                 await self.credentials.renew(0)  # reads them, if nobody has
             if region not in self._clients:
                 try:
-                    self._clients[region] = await self._stack.enter_async_context(self._new_client(region))
+                    self._clients[region] = await self._stack.enter_async_context(self.new_client(region))
                 except ValueError as error:  # botocore's word for names that are none
                     raise UsageError(f"s3://{bucket}: {error}: correct --s3-endpoint or --s3-region") from error
             return self._clients[region]
@@ -93,7 +94,8 @@ class Connections:
         session.register_component("data_loader", _loader())
         return session
 
-    def _new_client(self, region: str | None) -> Any:
+    def new_client(self, region: str | None) -> Any:
+        """Return a new botocore client, an async context manager."""
         session = self._new_session()
         if self.credentials is not None:
             session.register_component("credential_provider", self.credentials)
@@ -121,6 +123,18 @@ class Connections:
             auto_decompress=False,
             read_bufsize=_BUFFER,
         )
+
+
+async def configured_endpoint(options: S3Options) -> str | None:
+    """Return the endpoint that botocore takes from variables or the profile; None where it cannot tell yet.
+
+    Nothing is connected, no credentials are read.
+    """
+    try:
+        async with Connections(options).new_client(options.region) as client:
+            return str(client.meta.endpoint_url)
+    except (BotoCoreError, ValueError, OSError):  # said at the first request, with its URL
+        return None
 
 
 @cache

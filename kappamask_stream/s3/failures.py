@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from html import unescape
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,7 @@ import aiohttp
 from botocore import exceptions as botocore  # type: ignore[import-untyped]
 
 from kappamask_stream.errors import StoreError, UsageError
-from kappamask_stream.s3.retry import ExpiredError, TryLaterError
+from kappamask_stream.s3.retry import ExpiredError, TryLaterError, retry_after_s
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,22 +103,9 @@ def _refusal(status: int, said: Mapping[str, Any], headers: Mapping[str, str]) -
         status=status,
         code=code[:80] or str(status),
         message=message[:_LONGEST],
-        retry_after_s=_seconds(after),
+        retry_after_s=retry_after_s(after),
         region=region if is_elsewhere else None,
     )
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Read a Retry-After header: seconds or a date (RFC 9110, 10.2.3)."""
-    if not retry_after:
-        return None
-    if retry_after.isascii() and retry_after.isdigit():
-        return float(retry_after)
-    try:
-        until = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return None
-    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
 def of_refusal(refusal: Refusal, url: str, *, signed: bool) -> Exception:

@@ -10,10 +10,13 @@ from kappamask_stream.errors import UsageError
 from kappamask_stream.s3.retry import Patience
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Self
 
 _DEFAULT_CONNECTIONS = 16
 _URL = re.compile(r"s3://(?P<bucket>[^/\s]+)(?:/(?P<key>.*))?", re.DOTALL)
+#: No bucket's name has these characters, but for the ARN of an access point.
+_LOGIN = re.compile(r"s3://(?!arn:)[^/]*[@:]")
 _ENDPOINT = re.compile(r"https?://[^/\s@]+/?")
 
 
@@ -91,12 +94,14 @@ class S3Object:
     bucket, key : where it is.
     size : bytes.
     etag : of its version, without quotes, ``W/`` before a weak one; None where the store gives none.
+    metadata : what its writer said about it, names in lower case; listings do not tell.
     """
 
     bucket: str
     key: str
     size: int
     etag: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def url(self) -> str:
@@ -115,8 +120,13 @@ def parse_s3_url(url: str) -> tuple[str, str]:
     Raises
     ------
     UsageError
-        If it is none.
+        If it is none, or holds credentials, which are not repeated.
     """
+    if _LOGIN.match(url):
+        raise UsageError(
+            "an S3 URL has credentials before its bucket: leave them out, it is s3://BUCKET/KEY; set AWS_ACCESS_KEY_ID "
+            "and AWS_SECRET_ACCESS_KEY, or name a profile"
+        )
     found = _URL.fullmatch(url)
     if found is None or not url.isprintable():
         raise UsageError(f"{url[:200]!r} is no S3 URL: s3://BUCKET/KEY is expected")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from kappamask_stream.errors import StoreError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
 T = TypeVar("T")
 
@@ -63,13 +67,32 @@ class Patience:
         return whole * self.rng.uniform(0.5, 1.0)
 
 
+def retry_after_s(header: str | None) -> float | None:
+    """Read a Retry-After header, seconds or a date (RFC 9110, 10.2.3); None where it is neither."""
+    if not header:
+        return None
+    if header.isascii() and header.isdigit():
+        return float(header)
+    try:
+        until = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+async def _nothing_to_renew() -> None:
+    """Stand for credentials where there are none."""
+
+
 async def persist(
     attempt: Callable[[], Awaitable[T]],
     *,
     what: str,
     patience: Patience,
-    renew: Callable[[], Awaitable[None]],
+    renew: Callable[[], Awaitable[None]] = _nothing_to_renew,
     reached: Callable[[], int] = lambda: 0,
+    slot: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    on_retry: Callable[[str], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> T:
@@ -81,6 +104,8 @@ async def persist(
     what : names the object, for messages.
     renew : gets new credentials; called once, and once more after a gain.
     reached : bytes that are there; getting further gives new patience.
+    slot : held by each attempt. Waiting for it uses up no patience: that is our own queue, not the store's failure.
+    on_retry : told in words of each attempt that failed and is followed by another.
 
     Raises
     ------
@@ -91,12 +116,16 @@ async def persist(
     """
     failures, renewed, furthest, since = 0, False, reached(), clock()
     while True:
+        queued = clock()
         try:
-            return await attempt()
+            async with slot():
+                since += clock() - queued
+                return await attempt()
         except ExpiredError as error:
             if renewed and reached() < furthest + _GAIN:
                 raise StoreError(f"{what}: {error}, also after they were read anew: log in again") from error
             renewed, furthest = True, reached()
+            on_retry(f"{what}: {error}; they are read anew")
             try:
                 await renew()
             except (TryLaterError, ExpiredError) as refused:
@@ -111,4 +140,5 @@ async def persist(
                 raise StoreUnavailableError(
                     f"{what}: {error}; given up after {failures} attempts in {waited:.0f} s: try again later"
                 ) from error
+            on_retry(f"{what}: {error}; attempt {failures} failed, the next one comes in {pause:.1f} s")
             await sleep(pause)

@@ -56,6 +56,7 @@ class S3Session:
     Parameters
     ----------
     limits : shared by all that use the same credentials at the same store; None: own ones, as `options` say.
+    on_retry : as `retry.persist` calls it.
 
     Attributes
     ----------
@@ -65,11 +66,14 @@ class S3Session:
     State: connections, with clients and credentials; URLs that are signed; the counts.
     """
 
-    def __init__(self, options: S3Options, limits: RequestLimits | None = None) -> None:
+    def __init__(
+        self, options: S3Options, limits: RequestLimits | None = None, on_retry: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.options = options
         self.limits = limits or RequestLimits(options.connections, options.requests_per_minute)
         self._connections = Connections(options)
         self._credentials = self._connections.credentials
+        self._on_retry = on_retry
         self._payer = {"RequestPayer": "requester"} if options.requester_pays else {}
         self._urls: dict[tuple[str, str], _SignedUrl] = {}
         self.requests, self.received_bytes = 0, 0
@@ -99,9 +103,8 @@ class S3Session:
         async def attempt() -> dict[str, Any]:
             try:
                 client = await self._connections.client(bucket)
-                async with self.limits.slot():
-                    self.requests += 1
-                    answer: dict[str, Any] = await getattr(client, operation)(**self._payer, **params)
+                self.requests += 1
+                answer: dict[str, Any] = await getattr(client, operation)(**self._payer, **params)
             except ClientError as error:
                 refusal = refusal_of_call(error)
                 if may_be_absent and refusal.is_missing and refusal.code != "NoSuchBucket":
@@ -117,7 +120,10 @@ class S3Session:
         return await self.persist(attempt, url)
 
     async def persist(self, attempt: Callable[[], Awaitable[T]], url: str, reached: Callable[[], int] = lambda: 0) -> T:
-        """Try again while it is worth it, with new credentials where they have expired: see `retry.persist`."""
+        """Try again while it is worth it, with new credentials where they have expired: see `retry.persist`.
+
+        Each attempt holds one slot of the store's limits: it must not wait for anybody who needs one.
+        """
         used = 0
 
         async def attempt_noting_credentials() -> T:
@@ -133,8 +139,15 @@ class S3Session:
             except FOREIGN as error:
                 raise self._meant(error, url) from error
 
-        patience = self.options.patience
-        return await persist(attempt_noting_credentials, what=url, patience=patience, renew=renew, reached=reached)
+        return await persist(
+            attempt_noting_credentials,
+            what=url,
+            patience=self.options.patience,
+            renew=renew,
+            reached=reached,
+            slot=self.limits.slot,
+            on_retry=self._on_retry,
+        )
 
     @asynccontextmanager
     async def get(
@@ -142,7 +155,7 @@ class S3Session:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Ask for an object's bytes once; yields an answer of status 200 or 206, whose body is to be read.
 
-        A slot is held meanwhile.
+        For attempts of `persist`, which hold a slot.
 
         Parameters
         ----------
@@ -157,13 +170,12 @@ class S3Session:
         """
         where = f"s3://{bucket}/{key}"
         try:
-            async with self.limits.slot():
-                signed, extra = await self._signed(bucket, key, with_checksum=with_checksum)
-                http, sent = await self._connections.http(), {**headers, **extra}
-                self.requests += 1
-                async with http.get(signed.url, headers=sent, proxy=signed.proxy, allow_redirects=False) as answer:
-                    await self._require_success(answer, bucket, key)
-                    yield answer
+            signed, extra = await self._signed(bucket, key, with_checksum=with_checksum)
+            http, sent = await self._connections.http(), {**headers, **extra}
+            self.requests += 1
+            async with http.get(signed.url, headers=sent, proxy=signed.proxy, allow_redirects=False) as answer:
+                await self._require_success(answer, bucket, key)
+                yield answer
         except FOREIGN as error:
             raise self._meant(error, where) from error
 

@@ -1,34 +1,53 @@
-"""One owner of a process's S3 clients, so that a store's limits hold for all products together."""
+"""One owner of a process's connections to stores, so that limits hold for all products together."""
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kappamask_stream.s3.client import S3Client
+from kappamask_stream.s3.connections import configured_endpoint
 from kappamask_stream.s3.limits import RequestLimits
 from kappamask_stream.s3.options import CDSE, S3Options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
+
+    from kappamask_stream.sources.http import HttpStore
 
 
 class Stores:
-    """The S3 clients of a process; an async context manager that closes them.
+    """The S3 clients of a process, and its connections to web servers; an async context manager that closes them.
 
     Parameters
     ----------
-    options : what people ask for; presets fill in what they leave out.
+    options : what people ask for; presets fill in what they leave out. Patience and connections are those of web
+        servers, too.
     outputs : the same for the store that outputs go to; None: as `options`.
+    on_retry : told in words of each request that failed and is sent again.
 
-    State: a client per set of options, limits per store and credentials.
+    State: a client per set of options, limits per store and credentials, the pool for HTTP.
     """
 
-    def __init__(self, options: S3Options | None = None, outputs: S3Options | None = None) -> None:
+    def __init__(
+        self,
+        options: S3Options | None = None,
+        outputs: S3Options | None = None,
+        *,
+        on_retry: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.options = options or S3Options()
         self.outputs = outputs or self.options
+        self._on_retry = on_retry
+        #: What was asked for -> with the preset of the store that it turned out to mean.
+        self._resolved: dict[S3Options, S3Options] = {}
         self._clients: dict[S3Options, S3Client] = {}
         self._limits: dict[tuple[str | None, str | None, bool], RequestLimits] = {}
+        self._http: HttpStore | None = None
+        self._making = asyncio.Lock()
         self._stack = AsyncExitStack()
 
     def __repr__(self) -> str:
@@ -40,12 +59,24 @@ class Stores:
 
     async def __aexit__(self, *_: object) -> None:
         self._clients.clear()
+        self._http = None
         await self._stack.aclose()
+
+    @property
+    def http(self) -> HttpStore:
+        """The pool for web servers; it belongs to this owner."""
+        if self._http is None:
+            from kappamask_stream.sources.http import HttpStore  # here: it is built on this package
+
+            options = self.options
+            self._http = HttpStore(connections=options.connections, patience=options.patience, on_retry=self._on_retry)
+            self._stack.push_async_callback(self._http.aclose)
+        return self._http
 
     async def client(self, preset: S3Options | None = None) -> S3Client:
         """Return the client for what people ask for over a preset; it belongs to this owner.
 
-        CDSE's quota is taken as well where people name its endpoint themselves.
+        CDSE's quota is taken as well where people name its endpoint themselves: by an option, a variable, a profile.
         """
         return await self._client(self.options if preset is None else self.options.over(preset))
 
@@ -53,14 +84,17 @@ class Stores:
         """Return the client for the store that outputs go to; it belongs to this owner."""
         return await self._client(self.outputs)
 
-    async def _client(self, options: S3Options) -> S3Client:
-        if options.endpoint_url is not None and options.endpoint_url.rstrip("/") == CDSE.endpoint_url:
-            options = options.over(CDSE)
-        if options not in self._clients:
-            key = (options.endpoint_url, options.profile, options.anonymous)
-            if key not in self._limits:
-                self._limits[key] = RequestLimits(options.connections, options.requests_per_minute)
-            client = S3Client(options, self._limits[key])
-            self._clients[options] = client
-            await self._stack.enter_async_context(client)
-        return self._clients[options]
+    async def _client(self, asked: S3Options) -> S3Client:
+        async with self._making:
+            if asked not in self._resolved:
+                endpoint = asked.endpoint_url or await configured_endpoint(asked)
+                is_cdse = endpoint is not None and endpoint.rstrip("/") == CDSE.endpoint_url
+                self._resolved[asked] = replace(asked, endpoint_url=None).over(CDSE) if is_cdse else asked
+            options = self._resolved[asked]
+            if options not in self._clients:
+                key = (options.endpoint_url, options.profile, options.anonymous)
+                if key not in self._limits:
+                    self._limits[key] = RequestLimits(options.connections, options.requests_per_minute)
+                client = S3Client(options, self._limits[key], self._on_retry)
+                self._clients[options] = await self._stack.enter_async_context(client)
+            return self._clients[options]

@@ -46,6 +46,24 @@ def checked_href(href: str, base: str, *, said_by: str) -> str:
     return _on_the_web(href, base, said_by)
 
 
+def shown_url(where: str) -> str:
+    """Return a URL as it may be shown and recorded: without user, password, and what a query may sign.
+
+    What is no URL - a path, a product's name - is returned as it is, and so are keys on S3, which may have any
+    character.
+    """
+    scheme = _SCHEME.match(where)
+    if scheme is None and not where.startswith("//"):
+        return where
+    if scheme is not None and scheme[0].lower() == "s3:":
+        bucket, slash, key = where[len(scheme[0]) :].removeprefix("//").partition("/")
+        return f"s3://{bucket.rpartition('@')[2]}{slash}{key}"
+    try:
+        return str(URL(where).with_user(None).with_query(None).with_fragment(None))
+    except ValueError:  # which aiohttp refuses, too
+        return where.rpartition("@")[2].partition("?")[0].partition("#")[0]
+
+
 def is_local(place: str) -> bool:
     """Tell whether a place that `checked_href` returned is on this machine."""
     return place.startswith("/")
@@ -79,13 +97,13 @@ def _on_the_web(href: str, base: str, said_by: str) -> str:
         # Signed links are kept as they are written: their encoding is part of what is signed.
         has_scheme = _SCHEME.match(href) is not None
         url = URL(href, encoded=True) if has_scheme else URL(base).join(URL(href))
-    except ValueError as error:
-        raise _refused(said_by, href, str(error)) from error
+    except ValueError as error:  # whose text may show the password
+        raise _refused(said_by, href, "it is no URL") from error
     if url.scheme not in {"http", "https"} or not url.host:
         raise _refused(said_by, href, "it names no server")
     return str(url)
 
 
 def _refused(said_by: str, href: str, why: str) -> ProductError:
-    # Whatever a query signs stays out of messages.
-    return ProductError(f"{said_by}: the link {href[:200].partition('?')[0]!r} is not followed: {why}")
+    shown = shown_url(href).partition("?")[0][:200]
+    return ProductError(f"{said_by}: the link {shown!r} is not followed: {why}")

@@ -4,40 +4,53 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Self
+from functools import partial
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import aiohttp
 from aiohttp import hdrs
 
 from kappamask_stream.errors import ProductError, StoreError
-from kappamask_stream.sources.http_answers import BrokenOffError, Pin, check_range, pin_of, refuse_status
-from kappamask_stream.sources.http_retries import HttpPatience, Retries, shown_url
+from kappamask_stream.s3.limits import RequestLimits
+from kappamask_stream.s3.retry import Patience, TryLaterError, persist
+from kappamask_stream.s3.segments import in_segments
+from kappamask_stream.sources.hrefs import shown_url
+from kappamask_stream.sources.http_answers import Pin, check_range, failure_of, pin_of, refuse_status
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+T = TypeVar("T")
 
 #: Asked for when a file's size is: holds the header of a COG and of a JPEG 2000 file.
 _HEAD_BYTES = 16 * 1024
 _CHUNK = 1 << 18
-#: So many bytes make an attempt a success, after which failures are counted anew.
-_GAIN = 1 << 20
 
 
 class HttpStore:
-    """One pool of connections for all HTTP reads of a product; proxies are taken from the environment.
+    """One pool of connections for all HTTP reads of a process; proxies are taken from the environment.
 
     Parameters
     ----------
-    connections : most at once.
+    connections : requests at once.
+    patience : how long a server that fails is tried again.
+    on_retry : told in words of each attempt that failed and is followed by another.
     """
 
-    def __init__(self, *, connections: int = 16, patience: HttpPatience | None = None) -> None:
-        self.patience = patience or HttpPatience()
-        self._connections = connections
+    def __init__(
+        self,
+        *,
+        connections: int = 16,
+        patience: Patience | None = None,
+        on_retry: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.patience = patience or Patience()
+        self._limits = RequestLimits(connections)
+        self._on_retry = on_retry
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
-        return f"<HttpStore, {self._connections} connections, {'open' if self._session else 'not in use'}>"
+        return f"<HttpStore, {self._limits!r}, {'open' if self._session else 'not in use'}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -51,7 +64,7 @@ class HttpStore:
         if self._session is None:
             patience = self.patience
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections),
+                connector=aiohttp.TCPConnector(limit=self._limits.connections),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=patience.connect_s, sock_read=patience.read_s),
                 trust_env=True,
                 # Lengths and ranges count the bytes on the wire.
@@ -59,6 +72,26 @@ class HttpStore:
                 headers={hdrs.ACCEPT_ENCODING: "identity"},
             )
         return self._session
+
+    async def persist(
+        self, attempt: Callable[[], Awaitable[T]], shown: str, reached: Callable[[], int] = lambda: 0
+    ) -> T:
+        """Try again while it is worth it: see `retry.persist`. Each attempt holds one of the connections."""
+
+        async def attempt_in_words() -> T:
+            try:
+                return await attempt()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise failure_of(error, shown) from error
+
+        return await persist(
+            attempt_in_words,
+            what=shown,
+            patience=self.patience,
+            reached=reached,
+            slot=self._limits.slot,
+            on_retry=self._on_retry,
+        )
 
     def blob(self, url: str) -> HttpBlob:
         """Return a file to be read at random; nothing is asked yet."""
@@ -76,19 +109,19 @@ class HttpStore:
         StoreError
             If the server refuses, or cannot be reached.
         """
-        shown, retries = shown_url(url), Retries(self.patience, shown_url(url))
-        while True:
-            try:
-                async with self.session.get(url) as answer:
-                    refuse_status(answer, shown)
-                    data = bytearray()
-                    async for piece in answer.content.iter_chunked(_CHUNK):
-                        data += piece
-                        if len(data) > limit:
-                            raise ProductError(f"{shown} is longer than {limit} bytes: it is not what is expected")
-                    return bytes(data), str(answer.url)
-            except (BrokenOffError, aiohttp.ClientError, TimeoutError) as error:
-                await retries.after(error)
+        shown = shown_url(url)
+
+        async def attempt() -> tuple[bytes, str]:
+            async with self.session.get(url) as answer:
+                refuse_status(answer, shown)
+                data = bytearray()
+                async for piece in answer.content.iter_chunked(_CHUNK):
+                    data += piece
+                    if len(data) > limit:
+                        raise ProductError(f"{shown} is longer than {limit} bytes: it is not what is expected")
+                return bytes(data), str(answer.url)
+
+        return await self.persist(attempt, shown)
 
     async def aclose(self) -> None:
         """Close the connections; may be called again."""
@@ -140,42 +173,20 @@ class HttpBlob:
         StoreError
             If the server refuses, cannot be reached, knows no ranges, or has replaced the file.
         """
-        pieces = []
-        async with aclosing(self.stream(start, length)) as stream:
-            async for piece in stream:
-                pieces.append(piece)  # noqa: PERF401 - an async comprehension would not close the stream
+        pin = await self._holding(start, length)
+        pieces: list[bytes] = []
+        await self._fetch(pin, start, length, pieces.append)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def stream(self, start: int, length: int) -> AsyncGenerator[bytes]:
-        """Yield the same bytes in pieces, each as soon as it is there; raises as `read` does."""
-        pin = await self._known()
-        end = start + length
-        if not 0 <= start <= end <= pin.size:
-            raise ProductError(
-                f"{self.label} has {pin.size} bytes, bytes {start} to {end} are needed: it is truncated, fetch it again"
-            )
-        if start < min(end, len(self._head)):
-            yield self._head[start:end]
-            start = min(end, len(self._head))
-        if start == end:
-            return
-        if not pin.has_ranges:
-            raise StoreError(
-                f"{self.label}: the server gives whole files only ({pin.size} bytes), bytes {start} to {end} are "
-                "needed: download the product, or take it from a server that answers ranged requests"
-            )
-        retries, furthest = Retries(self._store.patience, self.label), start + _GAIN
-        while start < end:
-            try:
-                async with aclosing(self._range(pin, start, end)) as pieces:
-                    async for piece in pieces:
-                        start += len(piece)
-                        yield piece
-            except (BrokenOffError, aiohttp.ClientError, TimeoutError) as error:
-                if start >= furthest:
-                    retries.begin_anew()
-                    furthest = start + _GAIN
-                await retries.after(error, at=start)
+        """Yield the same bytes in pieces, each as soon as it is there; raises as `read` does.
+
+        At most `coalesce_bytes` wait in memory for who takes them.
+        """
+        pin = await self._holding(start, length)
+        async with aclosing(in_segments(partial(self._fetch, pin), start, length, self.coalesce_bytes)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def aclose(self) -> None:
         """Give back what the blob holds: its first bytes."""
@@ -184,13 +195,20 @@ class HttpBlob:
     async def _known(self) -> Pin:
         """Return size and version; the first time they are asked for, together with the first bytes."""
         async with self._opening:
-            retries = Retries(self._store.patience, self.label)
-            while self._pin is None:
-                try:
-                    self._head, self._pin = await self._first()
-                except (BrokenOffError, aiohttp.ClientError, TimeoutError) as error:
-                    await retries.after(error)
-            return self._pin
+            pin = self._pin
+            if pin is None:
+                self._head, pin = await self._store.persist(self._first, self.label)
+                self._pin = pin
+            return pin
+
+    async def _holding(self, start: int, length: int) -> Pin:
+        """Return the version that is read, if it has these bytes."""
+        pin, end = await self._known(), start + length
+        if not 0 <= start <= end <= pin.size:
+            raise ProductError(
+                f"{self.label} has {pin.size} bytes, bytes {start} to {end} are needed: it is truncated, fetch it again"
+            )
+        return pin
 
     async def _first(self) -> tuple[bytes, Pin]:
         async with self._store.session.get(self._url, headers={hdrs.RANGE: f"bytes=0-{_HEAD_BYTES - 1}"}) as answer:
@@ -199,20 +217,36 @@ class HttpBlob:
             try:
                 return await answer.content.readexactly(wanted), pin
             except asyncio.IncompleteReadError as error:
-                raise BrokenOffError(f"the answer ended at {len(error.partial)} of {wanted} bytes") from error
+                raise TryLaterError(f"the answer ended at {len(error.partial)} of {wanted} bytes") from error
 
-    async def _range(self, pin: Pin, start: int, end: int) -> AsyncGenerator[bytes]:
-        """Ask once for bytes of the pinned version and yield what comes."""
-        headers = {hdrs.RANGE: f"bytes={start}-{end - 1}"}
-        if pin.validator:
-            headers[hdrs.IF_RANGE] = pin.validator
-        position = start
-        async with self._store.session.get(self._url, headers=headers) as answer:
-            check_range(answer, pin, self.label, start, end)
-            async for piece in answer.content.iter_chunked(_CHUNK):
-                position += len(piece)
-                if position > end:
-                    raise BrokenOffError(f"the server sent more than bytes {start} to {end}")
-                yield piece
-        if position < end:
-            raise BrokenOffError(f"the answer ended at byte {position} of {end}")
+    async def _fetch(self, pin: Pin, start: int, length: int, put: Callable[[bytes], None]) -> None:
+        """Give `put` the bytes of a range of the pinned version, in order, each exactly once."""
+        end = start + length
+        if start < min(end, len(self._head)):
+            put(self._head[start:end])
+            start = min(end, len(self._head))
+        if start == end:
+            return
+        if not pin.has_ranges:
+            raise StoreError(
+                f"{self.label}: the server gives whole files only ({pin.size} bytes), bytes {start} to {end} are "
+                "needed: download the product, or take it from a server that answers ranged requests"
+            )
+        reached = start
+
+        async def attempt() -> None:
+            nonlocal reached
+            headers = {hdrs.RANGE: f"bytes={reached}-{end - 1}"}
+            if pin.validator:
+                headers[hdrs.IF_RANGE] = pin.validator
+            async with self._store.session.get(self._url, headers=headers) as answer:
+                check_range(answer, pin, self.label, reached, end)
+                async for piece in answer.content.iter_chunked(_CHUNK):
+                    if reached + len(piece) > end:
+                        raise TryLaterError(f"the server sent more than bytes {start} to {end}")
+                    reached += len(piece)
+                    put(piece)
+            if reached < end:
+                raise TryLaterError(f"the answer ended at byte {reached} of {end}")
+
+        await self._store.persist(attempt, self.label, lambda: reached)

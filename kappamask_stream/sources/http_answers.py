@@ -5,36 +5,22 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
+import aiohttp
 from aiohttp import hdrs
 
 from kappamask_stream.errors import ProductError, StoreError
-
-if TYPE_CHECKING:
-    import aiohttp
+from kappamask_stream.s3.retry import TryLaterError, retry_after_s
 
 _RANGE = re.compile(r"bytes (?:(?P<first>\d+)-(?P<last>\d+)|\*)/(?P<total>\d+|\*)")
 _LATER = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+_OVERLOADED = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
 _REMEDIES = {
     HTTPStatus.UNAUTHORIZED: "credentials are needed: are they in the URL, is it signed?",
     HTTPStatus.FORBIDDEN: "it needs other credentials, or the URL's signature has run out: sign it again",
     HTTPStatus.CONFLICT: "Planetary Computer answers so where an Item's URLs are not signed: sign the Item",
 }
-
-
-class BrokenOffError(Exception):
-    """An attempt failed in a way that the next one may not.
-
-    Attributes
-    ----------
-    retry_after : what the server said; None where it said nothing.
-    """
-
-    def __init__(self, message: str, retry_after: str | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +59,7 @@ def refuse_status(answer: aiohttp.ClientResponse, shown: str) -> None:
 
     Raises
     ------
-    BrokenOffError
+    TryLaterError
         If the next attempt may do better.
     ProductError
         If the file is not there.
@@ -82,7 +68,11 @@ def refuse_status(answer: aiohttp.ClientResponse, shown: str) -> None:
     """
     status = answer.status
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _LATER:
-        raise BrokenOffError(f"the server answers {status} {answer.reason}", answer.headers.get(hdrs.RETRY_AFTER))
+        raise TryLaterError(
+            f"the server answers {status} {answer.reason}",
+            overloaded=status in _OVERLOADED,
+            retry_after_s=retry_after_s(answer.headers.get(hdrs.RETRY_AFTER)),
+        )
     if status in _GONE:
         raise ProductError(f"{shown} is not there (the server answers {status} {answer.reason}): check the URL")
     if status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
@@ -103,7 +93,7 @@ def pin_of(answer: aiohttp.ClientResponse, shown: str, asked: int) -> Pin:
 
     Raises
     ------
-    BrokenOffError, ProductError, StoreError
+    TryLaterError, ProductError, StoreError
         As `refuse_status`; and if the size is not said.
     """
     said = answer.headers.get(hdrs.CONTENT_RANGE, "")
@@ -125,7 +115,7 @@ def check_range(answer: aiohttp.ClientResponse, pin: Pin, shown: str, start: int
 
     Raises
     ------
-    BrokenOffError, ProductError, StoreError
+    TryLaterError, ProductError, StoreError
         As `refuse_status`; and if the file was replaced, or the range is not the one that was asked for.
     """
     said = answer.headers.get(hdrs.CONTENT_RANGE, "")
@@ -139,8 +129,28 @@ def check_range(answer: aiohttp.ClientResponse, pin: Pin, shown: str, start: int
     if out_of_range or pin.differs(answer, answer.content_length if whole else total):
         raise StoreError(f"{shown} was replaced while it was read: run the product again")
     if whole:
-        raise BrokenOffError("the server answers with the whole file to the request for a range of it")
+        raise TryLaterError("the server answers with the whole file to the request for a range of it")
     if found is None or (found["first"], found["last"]) != (str(start), str(end - 1)):
-        raise BrokenOffError(
+        raise TryLaterError(
             f"the server answers the request for bytes {start} to {end} with {said[:60] or 'no range'!r}"
         )
+
+
+def failure_of(error: Exception, shown: str) -> Exception:
+    """Return what an exception of aiohttp's means: another attempt, or the end.
+
+    Their texts may show a URL's password, and some have none.
+    """
+    if isinstance(error, aiohttp.TooManyRedirects):
+        return StoreError(f"{shown} is redirected in a circle, or too often: check the URL")
+    if isinstance(error, aiohttp.InvalidURL):
+        return StoreError(f"{shown} cannot be read, it is no URL, or redirects to none: check it")
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+        return StoreError(
+            f"{shown}: the server's certificate is not accepted: SSL_CERT_FILE names the file of other CAs"
+        )
+    if isinstance(error, TimeoutError):
+        return TryLaterError("the server does not answer in time")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return TryLaterError("the server cannot be reached")
+    return TryLaterError("the connection broke off")

@@ -13,6 +13,7 @@ from kappamask_stream.s3 import CDSE, S3Options, is_s3_url, parse_s3_url
 from kappamask_stream.sources import aws, cdse
 from kappamask_stream.sources.aws import AwsBuckets
 from kappamask_stream.sources.directory import DirectorySource
+from kappamask_stream.sources.hrefs import shown_url
 from kappamask_stream.sources.s3 import S3Blob, S3Source
 from kappamask_stream.threads import in_thread
 
@@ -101,7 +102,8 @@ class _Locator:
         if is_s3_url(source):
             return await self._in_prefix(name, source)
         if _SCHEME.match(source):
-            raise UsageError(f"--source is {source[:200]!r}: aws, cdse, a folder or s3://BUCKET/PREFIX is expected")
+            shown = shown_url(source)[:200]
+            raise UsageError(f"--source is {shown!r}: aws, cdse, a folder or s3://BUCKET/PREFIX is expected")
         return await self._in_folder(name, Path(source))
 
     async def on_s3(self, where: str) -> Source:
@@ -123,9 +125,13 @@ class _Locator:
 
     async def on_the_web(self, where: str, scheme: str) -> Source:
         if scheme not in {"http", "https"}:
-            raise UsageError(f"{where[:200]!r}: {scheme}:// is not read; there are s3://, http:// and https://")
+            raise UsageError(
+                f"{shown_url(where)[:200]!r}: {scheme}:// is not read; there are s3://, http:// and https://"
+            )
         if where.partition("?")[0].lower().endswith(".zip"):
-            raise UsageError(f"{where[:200]!r}: archives are read from this machine and from s3://, fetch it first")
+            raise UsageError(
+                f"{shown_url(where)[:200]!r}: archives are read from this machine and from s3://, fetch it first"
+            )
         return await self._stac_item(where)
 
     async def local(self, path: Path) -> Source:

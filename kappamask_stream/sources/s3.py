@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from contextlib import aclosing
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from kappamask_stream.errors import ProductError
 from kappamask_stream.names import checked_path
-from kappamask_stream.s3 import SEGMENT_BYTES
+from kappamask_stream.s3 import SEGMENT_BYTES, Version
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -29,7 +30,8 @@ class S3Source:
     label : the product's place as people write it, ``s3://bucket/prefix/NAME.SAFE``.
     listing : finds the objects; called once.
 
-    State: the listing. Sizes and versions are those of the listing: an object that is replaced later is an error.
+    State: the listing. Sizes and versions are those of the listing, or of the first answer where it has no versions: an
+    object that is replaced later is an error.
     """
 
     coalesce_bytes = SEGMENT_BYTES
@@ -39,6 +41,7 @@ class S3Source:
         self._client, self._listing = client, listing
         self._objects: Mapping[str, S3Object] | None = None
         self._files: Mapping[str, int] = MappingProxyType({})
+        self._versions: defaultdict[str, Version] = defaultdict(Version)
         self._once = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -62,12 +65,13 @@ class S3Source:
 
     async def read(self, path: str, start: int, length: int) -> bytes:
         """See `Source.read`."""
-        return await self._client.read(await self._range(path, start, length), start, length)
+        at = await self._range(path, start, length)
+        return await self._client.read(at, start, length, self._versions[at.key])
 
     async def stream(self, path: str, start: int, length: int) -> AsyncIterator[bytes]:
         """See `Source.stream`: in the pieces in which they arrive."""
         at = await self._range(path, start, length)
-        async with aclosing(self._client.stream(at, start, length)) as pieces:
+        async with aclosing(self._client.stream(at, start, length, self._versions[at.key])) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -121,6 +125,7 @@ class S3Blob:
         self.label = f"s3://{bucket}/{key}"
         self._client, self._bucket, self._key = client, bucket, key
         self._at: S3Object | None = None
+        self._version = Version()
         self._once = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -146,13 +151,13 @@ class S3Blob:
         """
         at = await self._found()
         _require_range(at, start, length)
-        return await self._client.read(at, start, length)
+        return await self._client.read(at, start, length, self._version)
 
     async def stream(self, start: int, length: int) -> AsyncIterator[bytes]:
         """Yield the same bytes in pieces, each as soon as it is there; an async generator."""
         at = await self._found()
         _require_range(at, start, length)
-        async with aclosing(self._client.stream(at, start, length)) as pieces:
+        async with aclosing(self._client.stream(at, start, length, self._version)) as pieces:
             async for piece in pieces:
                 yield piece
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kappamask_stream.errors import ProductError
 from kappamask_stream.names import ProductName, band_of_file, parse_product_name
-from kappamask_stream.sources.hrefs import checked_href
+from kappamask_stream.sources.hrefs import checked_href, shown_url
 from kappamask_stream.sources.stac_fields import Node, Place, epsg_of, parse_object, place_of, raster_of
 
 if TYPE_CHECKING:
@@ -82,23 +82,20 @@ class StacItem:
     metadata: Mapping[str, str]
     offset_applied: bool | None
 
-    def of_format(self, preferred: Format | None = None) -> tuple[Format, dict[tuple[str, int], BandAsset]]:
-        """Return the bands of one format: radiometry may differ between the two.
-
-        Parameters
-        ----------
-        preferred : None: COG where there are any, as they are what such an Item is published for.
+    def of_format(self) -> tuple[Format, dict[tuple[str, int], BandAsset]]:
+        """Return the bands of one format, whose radiometry is one: COG where there are any, else JPEG 2000.
 
         Raises
         ------
         ProductError
-            If the Item has no bands, none of the preferred format, or two files for one band.
+            If the Item has no bands, or two files for one band.
         """
         there = {asset.format for asset in self.bands if asset.band.startswith("B")}
-        form: Format = preferred or ("cog" if "cog" in there else "jp2")
-        if form not in there:
-            what = "no bands of Sentinel-2" if not there else f"{' and '.join(sorted(there))} bands, none in {form}"
-            raise ProductError(f"{self.where} has {what} among its assets: give an Item of a Sentinel-2 product")
+        if not there:
+            raise ProductError(
+                f"{self.where} has no bands of Sentinel-2 among its assets: give an Item of a Sentinel-2 product"
+            )
+        form: Format = "cog" if "cog" in there else "jp2"
         found: dict[tuple[str, int], BandAsset] = {}
         for asset in self.bands:
             if asset.format == form:
@@ -206,7 +203,7 @@ def _band(key: str, asset: Node, properties: Node, base: str) -> BandAsset | Non
     href = checked_href(_href(asset), base, said_by=asset.where)
     named = band_of_file(href.partition("?")[0])
     if named is not None and named[0] != band:
-        raise ProductError(f"{asset.where} is {band}, it links a file of {named[0]}: {href.partition('?')[0]}")
+        raise ProductError(f"{asset.where} is {band}, it links a file of {named[0]}: {shown_url(href)[:200]}")
     place, size = place_of(asset, properties)
     spacing = asset.first("raster:bands").number("spatial_resolution"), asset.number("raster:spatial_resolution")
     gsds = (place.gsd_m if place else None, *spacing, parsed["gsd"], asset.number("gsd"), named and named[1])

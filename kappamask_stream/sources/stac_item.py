@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 from kappamask_stream.errors import ProductError, UsageError
 from kappamask_stream.s3 import CDSE, is_s3_url, parse_s3_url
 from kappamask_stream.sources.blob import FileBlob
-from kappamask_stream.sources.hrefs import is_local
-from kappamask_stream.sources.http import HttpStore
-from kappamask_stream.sources.http_retries import shown_url
+from kappamask_stream.sources.hrefs import is_local, shown_url
 from kappamask_stream.sources.s3 import S3Blob
 from kappamask_stream.sources.stac_bands import parse_item, self_link
 from kappamask_stream.sources.stac_source import StacItemSource, path_of
@@ -19,7 +17,7 @@ from kappamask_stream.threads import in_thread
 if TYPE_CHECKING:
     from kappamask_stream.s3 import Stores
     from kappamask_stream.sources.blob import Blob
-    from kappamask_stream.sources.stac_bands import Format, StacItem
+    from kappamask_stream.sources.stac_bands import StacItem
 
 #: Items of Sentinel-2 have 20 to 80 KB.
 _ITEM_LIMIT = 4 << 20
@@ -29,21 +27,13 @@ _WEB = ("http://", "https://")
 _PRESETS = {"eodata": CDSE}
 
 
-async def open_stac_item(
-    where: str,
-    *,
-    stores: Stores,
-    http: HttpStore | None = None,
-    preferred: Format | None = None,
-) -> StacItemSource:
+async def open_stac_item(where: str, *, stores: Stores) -> StacItemSource:
     """Read an Item and return the source of its product; of the assets nothing is read yet.
 
     Parameters
     ----------
     where : a file, ``http(s)://`` or ``s3://``.
-    stores : the process's S3 clients, for an Item or assets on S3.
-    http : connections to web servers, given back with the source; made where None.
-    preferred : ``cog`` or ``jp2``, where the Item has both.
+    stores : the process's S3 clients and connections to web servers.
 
     Raises
     ------
@@ -52,28 +42,23 @@ async def open_stac_item(
     StoreError
         If a store or server refuses, or cannot be reached.
     """
-    http = http or HttpStore()
-    try:
-        data, label, base = await _read(where, stores, http)
-        item = await in_thread(None, _parse, data, label, base)
-        form, bands = item.of_format(preferred)
-        places = {path_of(asset): asset.href for asset in bands.values()}
-        names = {"product": f"MTD_MSI{item.name.level}.xml", "granule": "MTD_TL.xml"}
-        places |= {names[kind]: place for kind, place in item.metadata.items()}
-        blobs = {path: await _blob(place, stores, http) for path, place in places.items()}
-    except BaseException:
-        await http.aclose()
-        raise
-    return StacItemSource(item, form, bands, blobs, http.aclose)
+    data, label, base = await _read(where, stores)
+    item = await in_thread(None, _parse, data, label, base)
+    form, bands = item.of_format()
+    places = {path_of(asset): asset.href for asset in bands.values()}
+    names = {"product": f"MTD_MSI{item.name.level}.xml", "granule": "MTD_TL.xml"}
+    places |= {names[kind]: place for kind, place in item.metadata.items()}
+    blobs = {path: await _blob(place, stores) for path, place in places.items()}
+    return StacItemSource(item, form, bands, blobs)
 
 
-async def _read(where: str, stores: Stores, http: HttpStore) -> tuple[bytes, str, str]:
+async def _read(where: str, stores: Stores) -> tuple[bytes, str, str]:
     """Return an Item's bytes, its place as it may be shown, and the place that relative links start from."""
     if where.lower().startswith(_WEB):
-        data, base = await http.fetch(where, limit=_ITEM_LIMIT)
+        data, base = await stores.http.fetch(where, limit=_ITEM_LIMIT)
         return data, shown_url(where), base
     base = where if is_s3_url(where) else str(await in_thread(None, lambda: Path(where).resolve()))
-    blob = await _blob(base, stores, http)
+    blob = await _blob(base, stores)
     size = await blob.size()
     if size > _ITEM_LIMIT:
         raise ProductError(f"{where} has {size} bytes, an Item at most {_ITEM_LIMIT}: give a STAC Item")
@@ -96,7 +81,7 @@ def _parse(data: bytes, label: str, base: str) -> StacItem:
     return item if is_whole else parse_item(data, label, published)
 
 
-async def _blob(place: str, stores: Stores, http: HttpStore) -> Blob:
+async def _blob(place: str, stores: Stores) -> Blob:
     if is_local(place):
         return FileBlob(Path(place))
     if is_s3_url(place):
@@ -104,4 +89,4 @@ async def _blob(place: str, stores: Stores, http: HttpStore) -> Blob:
         if not key:
             raise UsageError(f"{place} names a whole bucket: give a STAC Item in it")
         return S3Blob(await stores.client(_PRESETS.get(bucket)), bucket, key)
-    return http.blob(place)
+    return stores.http.blob(place)

@@ -11,7 +11,7 @@ from kappamask_stream.errors import ProductError
 from kappamask_stream.names import checked_path
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
     from kappamask_stream.sources.blob import Blob
     from kappamask_stream.sources.stac_bands import BandAsset, Format, StacItem
@@ -27,7 +27,6 @@ class StacItemSource:
     ----------
     item, form, bands : what the Item says; the bands are those that are listed.
     blobs : path -> the file, of the bands and of ``MTD_MSIL2A.xml`` and ``MTD_TL.xml``.
-    close : gives back what the blobs are read through.
 
     State: sizes, once they are asked for.
     """
@@ -38,12 +37,11 @@ class StacItemSource:
         form: Format,
         bands: Mapping[tuple[str, int], BandAsset],
         blobs: Mapping[str, Blob],
-        close: Callable[[], Awaitable[None]],
     ) -> None:
         self.label = item.where
         self.coalesce_bytes = max((blob.coalesce_bytes for blob in blobs.values()), default=0)
         self.item, self.form, self.bands = item, form, bands
-        self._blobs, self._close = blobs, close
+        self._blobs = blobs
         self._files: Mapping[str, int] | None = None
         self._listing = asyncio.Lock()
         #: Path -> why the file is not listed.
@@ -79,12 +77,9 @@ class StacItemSource:
         return await blob.read(0, size)
 
     async def aclose(self) -> None:
-        """See `Source.aclose`."""
-        try:
-            for blob in self._blobs.values():
-                await blob.aclose()
-        finally:
-            await self._close()
+        """See `Source.aclose`: connections are their stores'."""
+        for blob in self._blobs.values():
+            await blob.aclose()
 
     def _blob(self, path: str) -> Blob:
         inside = checked_path(path, said_by=f"asked of {self.label}")

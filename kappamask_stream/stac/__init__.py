@@ -7,6 +7,7 @@ Where they lie, relative to the folder that all products are written to::
     <product>/<stem>.json                 one mask
 """
 
+from kappamask_stream.stac.catalogue import Catalogue, Catalogues
 from kappamask_stream.stac.collection import COLLECTION_FILE, ItemEntry, collection, merged
 from kappamask_stream.stac.digests import FileFacts, file_facts
 from kappamask_stream.stac.extra import StacExtra
@@ -17,6 +18,8 @@ from kappamask_stream.stac.publishing import publish_catalogue
 
 __all__ = [
     "COLLECTION_FILE",
+    "Catalogue",
+    "Catalogues",
     "FileFacts",
     "Footprint",
     "ItemEntry",

@@ -20,7 +20,7 @@ from kappamask_stream.stac.vocabulary import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from kappamask_stream.contract import ModelContract
 
@@ -131,6 +131,16 @@ def merged(known: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         "item_assets": _joined_assets(known["item_assets"], new["item_assets"]),
         "links": [links[key] for key in sorted(links, key=lambda key: (order.get(key[0], 3), key))],
     }
+
+
+def without(document: Mapping[str, Any], hrefs: Collection[str]) -> dict[str, Any]:
+    """Return a Collection of ours without its links to some Items.
+
+    Its extent still covers them, as what the others cover is in their Items only; of the last one it goes.
+    """
+    links = [link for link in document["links"] if link["rel"] != "item" or link["href"] not in hrefs]
+    remaining = {**document, "links": links}
+    return remaining if _items_of(remaining) else {**remaining, "extent": _extent(())}
 
 
 def _items_of(document: Mapping[str, Any]) -> list[Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream.destinations import OutputFile
 from kappamask_stream.extras import Extra
+from kappamask_stream.stac.companions import companions_there
 from kappamask_stream.stac.digests import file_facts
 from kappamask_stream.stac.item import mask_item
 from kappamask_stream.stac.model import model_file
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class StacExtra(Extra):
     """Writes ``<stem>.json``, the STAC Item of a mask.
 
-    It must be the last of a job's extras, as it lists the files of all others.
+    It must be the last of a job's extras, as it lists the files of all others, and those of earlier runs.
     """
 
     stands_for_mask = True
@@ -45,6 +46,7 @@ class StacExtra(Extra):
             raise RuntimeError("finish before begin")
         files = [OutputFile(name=f"{job.stem}.tif", content=mask.cog, media_type=COG), *mask.files]
         facts = [await file_facts(file, job.workers) for file in files]
-        item = await in_thread(job.workers, mask_item, job, mask.classes, facts)
+        there = await companions_there(job, [file.name for file in files])
+        item = await in_thread(job.workers, mask_item, job, mask.classes, [*facts, *there.known], there.unread)
         metadata = {"fingerprint": job.tags["FINGERPRINT"]}
         return [OutputFile(name=f"{job.stem}.json", content=[encode(item)], media_type=GEOJSON, metadata=metadata)]

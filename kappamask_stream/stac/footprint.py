@@ -6,11 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import shapely
 from rasterio.warp import transform
+from shapely.geometry.polygon import orient
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
+
+    from kappamask_stream.extras import MaskJob
     from kappamask_stream.frame import MaskFrame
 
 #: Longest piece of a side, metres: the straight line in degrees between two points leaves the true edge by a third of a
@@ -18,6 +24,8 @@ if TYPE_CHECKING:
 _PIECE_M = 3500.0
 #: Decimals of degrees, a tenth of a metre: what PROJ's versions agree on.
 _DECIMALS = 6
+#: An area of more vertices is told by the mask's frame.
+_MOST_VERTICES = 5000
 _ANTIMERIDIAN = 180.0
 _TURN = 360.0
 
@@ -37,6 +45,68 @@ class Footprint:
 
     geometry: dict[str, Any]
     bbox: tuple[float, float, float, float]
+
+
+def job_footprint(job: MaskJob) -> Footprint:
+    """Return the outline of what a mask shows: of its frame, or of the area of interest on the product."""
+    frame = job.frame
+    if job.options.aoi is None:
+        return footprint(frame)
+    ulx = frame.ulx - frame.window.col * frame.gsd_m
+    uly = frame.uly + frame.window.row * frame.gsd_m
+    height, width = job.product.sizes[frame.gsd_m]
+    area = job.options.aoi.on_product(
+        name=job.product.name, epsg=frame.epsg, ulx=ulx, uly=uly, height=height, width=width, gsd_m=frame.gsd_m
+    )
+    # Half a pixel: less is not to be seen in the mask.
+    outline = shapely.simplify(area.shape, frame.gsd_m / 2)
+    if outline.is_empty or shapely.get_num_coordinates(outline) > _MOST_VERTICES:
+        return footprint(frame)
+    return _area_footprint(shapely.segmentize(outline, _PIECE_M), frame.epsg) or footprint(frame)
+
+
+def _area_footprint(shape: shapely.Geometry, epsg: int) -> Footprint | None:
+    """Return polygons of a projection in WGS 84, cut at the antimeridian; None of what is no area at its precision."""
+    unwrapped = shapely.transform(shape, lambda xy: _degrees(xy, epsg))
+    world = shapely.box(-_ANTIMERIDIAN, -90.0, _ANTIMERIDIAN, 90.0)
+    pieces = [
+        shapely.set_precision(
+            shapely.intersection(shapely.transform(unwrapped, _turned(turn)), world), 10.0**-_DECIMALS
+        )
+        for turn in (-_TURN, 0.0, _TURN)
+    ]
+    polygons = [orient(part) for piece in pieces for part in shapely.get_parts(piece) if shapely.area(part) > 0]
+    if not polygons:
+        return None
+    united = polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)
+    west, south, east, north = unwrapped.bounds
+    geometry = shapely.geometry.mapping(united)
+    return Footprint(
+        geometry={"type": geometry["type"], "coordinates": _lists(geometry["coordinates"])},
+        bbox=_bbox(_normal(west), south, _normal(east), north),
+    )
+
+
+def _turned(turn: float) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    return lambda xy: xy + np.array([turn, 0.0])
+
+
+def _normal(longitude: float) -> float:
+    """Return a longitude between -180 and 180."""
+    return (
+        longitude - _TURN
+        if longitude > _ANTIMERIDIAN
+        else longitude + _TURN
+        if longitude < -_ANTIMERIDIAN
+        else longitude
+    )
+
+
+def _lists(coordinates: Any) -> Any:
+    """Return nested tuples of numbers as lists of rounded numbers."""
+    if isinstance(coordinates, float):
+        return _rounded(coordinates)
+    return [_lists(part) for part in coordinates]
 
 
 def footprint(frame: MaskFrame) -> Footprint:
@@ -69,12 +139,17 @@ def _outline(frame: MaskFrame) -> list[Point]:
         for piece in range(pieces):
             eastings.append(x + (to_x - x) * piece / pieces)
             northings.append(y + (to_y - y) * piece / pieces)
-    longitudes, latitudes = transform(f"EPSG:{frame.epsg}", "EPSG:4326", eastings, northings)[:2]
-    central = 6 * (frame.epsg % 100) - 183
-    return [
-        (central + (lon - central + _TURN / 2) % _TURN - _TURN / 2, lat)
-        for lon, lat in zip(longitudes, latitudes, strict=True)
-    ]
+    points = _degrees(np.column_stack([eastings, northings]), frame.epsg)
+    return [(float(lon), float(lat)) for lon, lat in points]
+
+
+def _degrees(xy: NDArray[np.float64], epsg: int) -> NDArray[np.float64]:
+    """Return longitude and latitude of points, float64 ``[n, 2]``; see `_outline`."""
+    longitudes, latitudes = (
+        np.array(values) for values in transform(f"EPSG:{epsg}", "EPSG:4326", xy[:, 0], xy[:, 1])[:2]
+    )
+    central = 6 * (epsg % 100) - 183
+    return np.column_stack([central + (longitudes - central + _TURN / 2) % _TURN - _TURN / 2, latitudes])
 
 
 def _clipped(ring: Sequence[Point], edge: float, side: int, shift: float) -> list[Point]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kappamask_stream import __version__
 from kappamask_stream.names import parse_product_name
-from kappamask_stream.stac.footprint import footprint
+from kappamask_stream.stac.footprint import job_footprint
 from kappamask_stream.stac.model import model_file
 from kappamask_stream.stac.vocabulary import (
     CLOUD_CLASSES,
@@ -43,7 +43,9 @@ _COMPANIONS = {
 _FOLDER = "/"
 
 
-def mask_item(job: MaskJob, classes: Mapping[str, float], files: Sequence[FileFacts]) -> dict[str, Any]:
+def mask_item(
+    job: MaskJob, classes: Mapping[str, float], files: Sequence[FileFacts], unread: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Describe a mask.
 
     ``eo:cloud_cover`` is the share, in percent, of the classes CLOUD and SEMI_TRANSPARENT_CLOUD among the pixels that
@@ -55,12 +57,14 @@ def mask_item(job: MaskJob, classes: Mapping[str, float], files: Sequence[FileFa
     job : of the mask; the Item belongs beside its GeoTIFF, ``<stem>.tif``.
     classes : share of all pixels (of the area of interest, or the product) per class name.
     files : all that is published with the mask, the GeoTIFF included.
+    unread : name -> media type of files that are there from before, whose size and checksum are not known.
 
     Returns
     -------
-    The Item; the same for the same inputs: no clock, no host, no path of this machine.
+    The Item; the same for the same inputs: no clock, no host, no path of this machine. Where there is an area of
+    interest its geometry is that area's, as far as the product reaches; ``proj:bbox`` is the file's.
     """
-    outline = footprint(job.frame)
+    outline = job_footprint(job)
     return {
         "type": "Feature",
         "stac_version": STAC_VERSION,
@@ -82,7 +86,7 @@ def mask_item(job: MaskJob, classes: Mapping[str, float], files: Sequence[FileFa
             **_processing(job),
         },
         "links": _links(job),
-        "assets": _assets(job, classes, files),
+        "assets": _assets(job, classes, files, unread or {}),
     }
 
 
@@ -160,6 +164,7 @@ def _processing(job: MaskJob) -> dict[str, Any]:
         "kappamask:radiometry": options.radiometry,
         "kappamask:mosaic": options.mosaic,
         "kappamask:fingerprint": job.tags["FINGERPRINT"],
+        **({} if options.aoi is None else {"kappamask:area_of_interest": options.aoi.identity}),
     }
 
 
@@ -189,37 +194,47 @@ def _links(job: MaskJob) -> list[dict[str, Any]]:
     return links
 
 
+def place_text(label: str) -> str:
+    """Say where a source is: a store's address as `public_address` gives it, of a path the last part only."""
+    return public_address(label) or re.split(r"[/\\]", label.rstrip("/\\"))[-1].partition("?")[0]
+
+
 def public_address(label: str) -> str | None:
     """Return a store's address of a source without user, query and fragment, which may hold secrets; None of a path."""
     found = _URL.match(label)
     return None if found is None else f"{found['scheme']}://{found['rest']}"
 
 
-def _assets(job: MaskJob, classes: Mapping[str, float], files: Sequence[FileFacts]) -> dict[str, Any]:
+def _assets(
+    job: MaskJob, classes: Mapping[str, float], files: Sequence[FileFacts], unread: Mapping[str, str]
+) -> dict[str, Any]:
     assets: dict[str, Any] = {}
     for file in files:
         if _FOLDER in file.name:
             continue
-        key, described = _asset(job, classes, file)
+        key, described = _asset(job, classes, file.name)
         assets[key] = {"href": f"./{file.name}", "type": file.media_type, **described}
         # A report tells how long it all took: with its checksum the same inputs would give another Item each time.
         if not file.media_type.startswith("text/html"):
             assets[key] |= {"file:size": file.size, "file:checksum": file.multihash}
+    for name, media_type in unread.items():
+        key, described = _asset(job, classes, name)
+        assets[key] = {"href": f"./{name}", "type": media_type, **described}
     return assets
 
 
-def _asset(job: MaskJob, classes: Mapping[str, float], file: FileFacts) -> tuple[str, dict[str, Any]]:
+def _asset(job: MaskJob, classes: Mapping[str, float], name: str) -> tuple[str, dict[str, Any]]:
     """Return an asset's key, and its title and roles, by what the file is called."""
     stem = job.stem
-    if file.name == f"{stem}.tif":
+    if name == f"{stem}.tif":
         # The classes of the only band are those of the file.
         return "mask", {
             "title": "Cloud mask",
             "roles": ["data", "cloud", "cloud-shadow"],
             "bands": [band(job.contract, classes)],
         }
-    key = file.name.removeprefix(stem).strip("._-").replace(".", "-") or "file"
-    title, roles = _COMPANIONS.get(key, (file.name, ["metadata"]))
+    key = name.removeprefix(stem).strip("._-").replace(".", "-") or "file"
+    title, roles = _COMPANIONS.get(key, (name, ["metadata"]))
     return key, {"title": title, "roles": roles}
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from kappamask_stream.destinations import OutputFile
 from kappamask_stream.errors import OutputError
-from kappamask_stream.stac.collection import COLLECTION_FILE, ItemEntry, collection, merged
+from kappamask_stream.stac.collection import COLLECTION_FILE, ItemEntry, collection, merged, without
 from kappamask_stream.stac.model import model_file, model_item
 from kappamask_stream.stac.vocabulary import GEOJSON, encode
+from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from kappamask_stream.contract import ModelContract
     from kappamask_stream.destinations import Destination
@@ -44,11 +45,54 @@ async def publish_catalogue(
     ContractError
         If a model's name cannot be part of a file name.
     """
-    entries = [_entry(root, path, data) for path, data in sorted((items or {}).items())]
+    entries = [item_entry(root.href(path), path, data) for path, data in sorted((items or {}).items())]
+    written, _ = await _write(root, contracts, entries, gone=())
+    return written
+
+
+async def write_catalogue(
+    root: Destination, contracts: Sequence[ModelContract], entries: Sequence[ItemEntry], *, gone: Collection[str]
+) -> frozenset[str]:
+    """Do what `publish_catalogue` does with Items that were read, and drop links to those that are no more.
+
+    The extents and summaries of the Collection stay as large as they were.
+
+    Parameters
+    ----------
+    gone : paths of Items relative to `root`.
+
+    Returns
+    -------
+    Paths of all Items that the Collection links.
+    """
+    _, document = await _write(root, contracts, entries, gone=gone)
+    return await in_thread(None, _linked, document)
+
+
+async def checked_collection(root: Destination) -> frozenset[str]:
+    """Return the paths of all Items, relative to `root`, that its Collection links; none where there is none.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be read, or is not ours.
+    """
+    known = (await _present(root, [COLLECTION_FILE])).get(COLLECTION_FILE)
+    if known is None:
+        return frozenset()
+    whole = await in_thread(None, _grown, root.href(COLLECTION_FILE), known, collection([]), ())
+    return await in_thread(None, _linked, whole)
+
+
+async def _write(
+    root: Destination, contracts: Sequence[ModelContract], entries: Sequence[ItemEntry], *, gone: Collection[str]
+) -> tuple[list[str], bytes]:
+    """Return the names of the files that were written, and the Collection as it is now."""
     wanted = {model_file(contract): encode(model_item(contract)) for contract in contracts}
     there = await _present(root, [*wanted, COLLECTION_FILE])
+    known, document = there.get(COLLECTION_FILE), collection(contracts, entries)
     # Last: it points to the others.
-    wanted[COLLECTION_FILE] = _grown(root, there.get(COLLECTION_FILE), collection(contracts, entries))
+    wanted[COLLECTION_FILE] = await in_thread(None, _grown, root.href(COLLECTION_FILE), known, document, gone)
     files = [
         OutputFile(name=name, content=[data], media_type="application/json" if name == COLLECTION_FILE else GEOJSON)
         for name, data in wanted.items()
@@ -57,7 +101,7 @@ async def publish_catalogue(
     if files:
         await root.prepare([file.name for file in files])
         await root.publish(files)
-    return [file.name for file in files]
+    return [file.name for file in files], wanted[COLLECTION_FILE]
 
 
 async def _present(root: Destination, names: Sequence[str]) -> dict[str, bytes]:
@@ -65,22 +109,39 @@ async def _present(root: Destination, names: Sequence[str]) -> dict[str, bytes]:
     return {name: await root.read(name) for name in names if name not in missing}
 
 
-def _entry(root: Destination, path: str, data: bytes) -> ItemEntry:
+def item_entry(href: str, path: str, data: bytes) -> ItemEntry:
+    """Read an Item of ours.
+
+    Parameters
+    ----------
+    href : where it was read, for messages.
+    path : relative to the Collection.
+
+    Raises
+    ------
+    OutputError
+        If it is none.
+    """
     try:
         return ItemEntry.of(json.loads(data), f"./{path}")
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(
-            f"{root.href(path)} is no STAC Item of a mask ({error!r}): remove it and run the product again"
+            f"{href} is no STAC Item of a mask ({error!r}): remove it and run the product again"
         ) from error
 
 
-def _grown(root: Destination, known: bytes | None, document: dict[str, Any]) -> bytes:
+def _grown(href: str, known: bytes | None, document: dict[str, Any], gone: Collection[str]) -> bytes:
     if known is None:
         return encode(document)
     try:
-        return encode(merged(json.loads(known), document))
+        grown = merged(json.loads(known), document)
+        return encode(without(grown, {f"./{path}" for path in gone}) if gone else grown)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise OutputError(
-            f"{root.href(COLLECTION_FILE)} is no Collection of cloud masks of ours ({error!r}): remove it, or give "
-            "another --output"
+            f"{href} is no Collection of cloud masks of ours ({error!r}): remove it, or give another --output"
         ) from error
+
+
+def _linked(document: bytes) -> frozenset[str]:
+    links = json.loads(document)["links"]
+    return frozenset(link["href"].removeprefix("./") for link in links if link["rel"] == "item")

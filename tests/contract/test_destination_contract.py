@@ -110,6 +110,23 @@ async def test_removing_takes_what_is_named_and_there(place: Destination) -> Non
     assert await place.missing(["a", "b"]) == ["a"]
 
 
+async def test_another_masks_file_is_missing_where_the_place_can_tell(place: Destination) -> None:
+    await place.prepare(["a"])
+    await place.publish([file("a", [b"1"]), OutputFile(name="b", content=[b"2"], media_type="text/plain")])
+    assert await place.missing(["a", "b", "c"], fingerprint=FINGERPRINT) == ["c"]
+    others = await place.missing(["a", "b", "c"], fingerprint="cd" * 32)
+    assert others == (["a", "c"] if place.label.startswith("s3://") else ["c"])
+
+
+async def test_what_is_stale_goes_with_publishing_and_nothing_else(place: Destination) -> None:
+    await place.prepare(["m.tif"])
+    names = ["m.png", "x/tile_0_0/p.png", "x/tile_0_1/p.png", "m.tif"]
+    await place.publish([file(name, [b"old"]) for name in names])
+    await place.publish([file("m.tif", [b"new"])], stale=["m.png", "x/tile_0_0/p.png", "never/there"])
+    assert await place.missing(names) == ["m.png", "x/tile_0_0/p.png"]
+    assert await place.read("m.tif") == b"new"
+
+
 async def test_preparing_and_discarding_leave_nothing_and_keep_what_is_there(place: Destination) -> None:
     await place.prepare(["m.tif", "t/p.png"])
     await place.discard()

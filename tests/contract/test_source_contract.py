@@ -126,11 +126,11 @@ async def zip_on_s3(store: Store, stack: AsyncExitStack, method: int) -> Source:
 async def linked_by_an_item(stack: AsyncExitStack) -> Source:
     """Files on a web server, linked one by one."""
     server = await stack.enter_async_context(RangedServer({f"X.SAFE/{path}": data for path, data in FILES.items()}))
-    http = HttpStore()
+    http = await stack.enter_async_context(HttpStore())
     blobs = {path: http.blob(server.url(f"X.SAFE/{quote(path)}")) for path in FILES}
     where = server.url("X.SAFE/item.json")
     item = parse_item(json.dumps(data_space()).encode(), where, where)
-    return StacItemSource(item, "jp2", {}, blobs, http.aclose)
+    return StacItemSource(item, "jp2", {}, blobs)
 
 
 async def test_lists_every_file_with_its_size(source: Source) -> None:

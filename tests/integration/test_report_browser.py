@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import imagecodecs
 import numpy as np
 import pytest
+import shapely
+from rasterio.crs import CRS
 
+from kappamask_stream.aoi import AreaOfInterest
 from kappamask_stream.destinations import OutputFile
 from kappamask_stream.extras import TileAnswer
+from kappamask_stream.grid import Window
+from kappamask_stream.output import MaskOptions
 from kappamask_stream.report import ReportExtra
 from kappamask_stream.result import Timeline
 from tests.integration.chromium import Page, find_chromium, open_page
@@ -36,8 +41,13 @@ NAME = "S2A_MSIL2A_20221005T115411_N0400_R023_T29UNU_20221005T164454"
 
 @pytest.fixture
 async def report(csmask_contract: ModelContract, tmp_path: Path) -> Path:
+    return await written(csmask_contract, tmp_path)
+
+
+async def written(csmask_contract: ModelContract, tmp_path: Path, **asked: Any) -> Path:
     """A page whose scene is grey all over and whose mask is cloud all over: what is seen tells which it is."""
-    job = make_job(csmask_contract, tmp_path)
+    job = make_job(csmask_contract, tmp_path, **asked)
+    frame = job.frame
     extra = ReportExtra()
     await extra.begin(job)
     size = csmask_contract.tile_size
@@ -51,7 +61,7 @@ async def report(csmask_contract: ModelContract, tmp_path: Path) -> Path:
     files = [OutputFile(name=f"{job.stem}_quicklook.png", content=[b"x"], media_type="image/png")]
     (file,) = await extra.finish(
         make_finished(
-            quicklook_pixels=np.full((300, 300), 4, np.uint8),
+            quicklook_pixels=np.full((-(-frame.height // 2), -(-frame.width // 2)), 4, np.uint8),
             timeline=Timeline(spans=spans, seconds=4.0),
             files=files,
         )
@@ -127,6 +137,35 @@ async def test_a_report_fits(
     assert (sum(int(part) for part in paper[4:-1].split(",")) < 3 * 128) == dark
     assert page.messages == []
     assert [url for url in page.requests if not url.startswith(("data:", report.as_uri()))] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "window"),
+    [("portrait", Window(0, 100, 600, 200)), ("sliver", Window(0, 100, 400, 20)), ("wide", Window(100, 0, 20, 400))],
+)
+async def test_an_area_of_any_shape_is_seen_whole(
+    csmask_contract: ModelContract, page: Page, tmp_path: Path, name: str, window: Window
+) -> None:
+    """Scene, mask and slider together on one screen, the picture undistorted, its halves where the slider says."""
+    corner = (499980.0, 6100020.0)
+    area = shapely.box(
+        corner[0] + window.col * 20, corner[1] - window.row_end * 20,
+        corner[0] + window.col_end * 20, corner[1] - window.row * 20,
+    )  # fmt: skip
+    options = MaskOptions(aoi=AreaOfInterest(geometry=area, crs=CRS.from_epsg(32629)))
+    report = await written(csmask_contract, tmp_path, window=window, options=options)
+    for device, width, height in (("desk", 1280, 900), ("phone", 360, 740)):
+        await page.open(report, width=width, height=height, touch=device == "phone")
+        await page.screenshot(screenshots(tmp_path) / f"area-{name}-{device}.png")
+        assert await page.run("document.documentElement.scrollWidth") == width
+        box = await page.box("#stage")
+        assert box["height"] <= 0.8 * height + 1
+        assert box["width"] / box["height"] == pytest.approx(window.width / window.height, rel=0.02)
+        seen = await looks(page, tmp_path)
+        if name == "portrait":
+            assert is_colour(quarter(seen, 0.25), SCENE)
+            assert is_colour(quarter(seen, 0.75), MASK)
+        assert page.messages == []
 
 
 async def test_the_mouse_moves_the_mask(report: Path, page: Page, tmp_path: Path) -> None:

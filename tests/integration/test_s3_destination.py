@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from kappamask_stream.destinations import FolderDestination, OutputFile, S3Destination, make_destination
-from kappamask_stream.errors import OutputError, UsageError
-from kappamask_stream.s3 import S3Client, S3Options, Stores
+from kappamask_stream.errors import OutputError, OutputUnavailableError, UsageError
+from kappamask_stream.s3 import Patience, S3Client, S3Options, Stores
 from kappamask_stream.s3.session import S3Session
-from tests.integration.s3_servers import MotoStore
+from tests.integration.s3_servers import MotoStore, free_port
 
 pytestmark = pytest.mark.usefixtures("aws_environment")
 
@@ -75,9 +75,7 @@ async def test_the_last_file_is_written_when_all_others_are_there(client: S3Clie
     watched.fail_at = "P/b.png"
     place = S3Destination(watched, bucket, "P")  # type: ignore[arg-type]
     files = [file("a.png", [b"1"]), file("b.png", [b"2"]), file("m.tif", [b"3"])]
-    with pytest.raises(
-        OutputError, match=r"the output cannot be written: s3://no-such-bucket.*no bucket no-such-bucket"
-    ):
+    with pytest.raises(OutputError, match=r"cannot write the output: s3://no-such-bucket.*no bucket no-such-bucket"):
         await place.publish(files)
     assert watched.put_keys == ["P/a.png", "P/b.png"]
     assert await place.missing([f.name for f in files]) == ["b.png", "m.tif"]
@@ -126,9 +124,7 @@ async def test_a_cancellation_that_overtakes_the_beginning_of_an_upload_leaves_n
 
 
 async def test_a_wrong_place_is_found_before_any_work(moto_store: MotoStore, client: S3Client, bucket: str) -> None:
-    with pytest.raises(
-        OutputError, match=r"the output cannot be written: s3://nowhere-at-all/P/m\.tif: there is no bucket"
-    ):
+    with pytest.raises(OutputError, match=r"cannot write the output: s3://nowhere-at-all/P/m\.tif: there is no bucket"):
         await S3Destination(client, "nowhere-at-all", "P").prepare(["m.tif"])
     place = S3Destination(client, bucket, "P")
     await place.prepare(["m.tif", "m.png"])
@@ -160,6 +156,46 @@ async def test_a_place_is_a_folder_or_a_prefix(output: str | Path, expected: str
         place = await make_destination(output, "P", stores)
     assert place.label == expected
     assert isinstance(place, S3Destination if expected.startswith("s3") else FolderDestination)
+
+
+@pytest.mark.parametrize("output", ["s3://user:secretpw@b/x", "s3://user:secret@pw@b", "s3://AKIA:secret/pw@b/x"])
+async def test_credentials_in_a_url_are_refused_and_not_repeated(output: str) -> None:
+    async with Stores() as stores:
+        with pytest.raises(UsageError, match="has credentials before its bucket: leave them out") as caught:
+            await make_destination(output, "P", stores)
+        with pytest.raises(UsageError, match="kind https://") as others:
+            await make_destination(output.replace("s3:", "https:"), "P", stores)
+    for error in (caught, others):
+        assert "secret" not in str(error.value)
+        assert "pw" not in str(error.value)
+
+
+async def test_an_access_point_is_named_by_its_arn() -> None:
+    arn = "arn:aws:s3:eu-central-1:123456789012:accesspoint/mine"
+    async with Stores() as stores:
+        assert (await make_destination(f"s3://{arn}", "P", stores)).label == f"s3://{arn}/P"
+
+
+@pytest.mark.parametrize("output", ["s3:/bkt/x", Path("s3://bkt/x"), "gs:/bkt"])
+async def test_a_url_that_lost_a_slash_is_no_folder(output: str | Path) -> None:
+    async with Stores() as stores:
+        with pytest.raises(UsageError, match=r":/… has one slash where a URL has two: give s3://BUCKET/PREFIX"):
+            await make_destination(output, "P", stores)
+        assert (await make_destination(f"/a/{output}", "P", stores)).label.startswith("/a/")
+
+
+@pytest.mark.parametrize("work", ["inspect", "missing", "read", "prepare", "publish", "remove"])
+async def test_a_store_that_is_away_is_an_output_error_worth_another_try(work: str) -> None:
+    patience = Patience(attempts=2, backoff_s=0.001, backoff_max_s=0.002)
+    options = S3Options(endpoint_url=f"http://127.0.0.1:{free_port()}", patience=patience)
+    calls = {"inspect": "m.tif", "read": "m.tif", "publish": [file("m.tif", [b"1"])]}
+    async with S3Client(options) as client:
+        with pytest.raises(
+            OutputUnavailableError, match=r"cannot \w+( for)? the output: s3://b/P/m\.tif: .*again later"
+        ):
+            await getattr(S3Destination(client, "b", "P"), work)(calls.get(work, ["m.tif"]))
+    assert OutputUnavailableError.retryable
+    assert (OutputUnavailableError.exit_code, OutputError.retryable) == (5, False)
 
 
 @pytest.mark.parametrize("output", ["gs://b/masks", "https://host/masks", "s3:///masks"])

@@ -14,8 +14,6 @@ from kappamask_stream.contract import BandGroup, ModelContract
 from kappamask_stream.errors import ProductError, StoreError
 from kappamask_stream.product import Product
 from kappamask_stream.s3 import Stores
-from kappamask_stream.sources.http import HttpStore
-from kappamask_stream.sources.http_retries import HttpPatience
 from kappamask_stream.sources.stac_item import open_stac_item
 from kappamask_stream.sources.stac_product import open_item_product
 from kappamask_stream.sources.stac_source import StacItemSource
@@ -49,7 +47,7 @@ async def server() -> AsyncIterator[RangedServer]:
 
 @pytest.fixture
 async def stores() -> AsyncIterator[Stores]:
-    async with Stores() as stores:
+    async with Stores(S3Options(patience=Patience(attempts=3, backoff_s=0.001))) as stores:
         yield stores
 
 
@@ -61,8 +59,7 @@ class Opener:
         self.sources: list[StacItemSource] = []
 
     async def source(self, where: str, **options: Any) -> StacItemSource:
-        http = HttpStore(patience=HttpPatience(attempts=3, pause_s=0.0))
-        source = await open_stac_item(where, stores=self.stores, http=http, **options)
+        source = await open_stac_item(where, stores=self.stores)
         self.sources.append(source)
         return source
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import pytest
 import rasterio
 
 from kappamask_stream.destinations import FolderDestination
+from kappamask_stream.inference import BatchSizes
 from kappamask_stream.output import MaskOptions
 from kappamask_stream.pipeline import mask_product
 from kappamask_stream.report import ReportExtra
@@ -25,6 +27,7 @@ from tests.unit.stac_schemas import validate
 
 if TYPE_CHECKING:
     from kappamask_stream.contract import ModelContract
+    from kappamask_stream.inference import InferResult, TileRequest
 
 __all__ = ["l2a_scene", "small_l2a"]
 
@@ -73,6 +76,30 @@ async def test_the_item_describes_what_lies_beside_it(
     cloudy = (pixels == 3) | (pixels == 4)
     assert item["properties"]["eo:cloud_cover"] == pytest.approx(100 * cloudy.sum() / data.sum(), abs=1e-3)
     assert cloudy.any(), "a scene without cloud would prove little"
+
+
+async def test_the_report_shows_all_stages_and_the_servers_batches(
+    l2a_scene: Scene, small_l2a: ModelContract, tmp_path: Path
+) -> None:
+    class Counting(Network):
+        formed = 7  # for others, before
+
+        def answer(self, request: TileRequest) -> InferResult:
+            self.formed += 1
+            return super().answer(request)
+
+        async def batch_sizes(self) -> BatchSizes:
+            return BatchSizes(counts={1: self.formed})
+
+    result = await masked(l2a_scene, Counting(small_l2a), tmp_path)
+    (path,) = tmp_path.glob("*/*.html")
+    page = path.read_text(encoding="utf-8")
+    stages = set(re.findall(r'aria-label="(\w+): busy from', page))
+    assert stages == set(result.stages) >= {"index", "infer", "mosaic", "close"}
+    assert result.batch_sizes == BatchSizes(counts={1: result.tiles_inferred})
+    assert f"{result.tiles_inferred} of 1 tiles, for all clients" in page
+    assert f"{l2a_scene.name}.SAFE" in page
+    assert str(l2a_scene.path.parent) not in page
 
 
 async def test_the_same_product_gives_the_same_item(l2a_scene: Scene, small_l2a: ModelContract, tmp_path: Path) -> None:

@@ -69,6 +69,38 @@ async def test_it_is_exactly_its_part_of_the_whole_mask(
     assert (part.tiles < whole.tiles) == (shape != "all")
 
 
+@pytest.mark.parametrize("mosaic", ["crop", "blend"])
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_classes_grow_into_it_from_outside(
+    l2a_scene: Scene, small_l2a: ModelContract, tmp_path: Path, mosaic: str, shape: str
+) -> None:
+    dilate = (("CLOUD_SHADOW", 250.0), ("CLOUD", 100.0))
+    whole = await masked(l2a_scene, Network(small_l2a), tmp_path / "whole", mosaic=mosaic, dilate=dilate)
+    aoi = await area(l2a_scene, SHAPES[shape])
+    part = await masked(l2a_scene, Network(small_l2a, seed=4), tmp_path / "part", mosaic=mosaic, dilate=dilate, aoi=aoi)
+    with rasterio.open(whole.output) as file:
+        pixels, transform = file.read(1), file.transform
+    expected = np.where(geometry_mask([aoi.geometry], pixels.shape, transform), np.uint8(5), pixels)
+    with rasterio.open(part.output) as file:
+        found, placed = file.read(1), file.transform
+    col, row = (round(v) for v in ~transform @ (placed.c, placed.f))
+    np.testing.assert_array_equal(found, expected[row : row + found.shape[0], col : col + found.shape[1]])
+
+
+async def test_an_area_with_a_hole(l2a_scene: Scene, small_l2a: ModelContract, tmp_path: Path) -> None:
+    product = await l2a_scene.open()
+    outer, inner = [(500, 500), (5000, 500), (5000, 5000), (500, 5000)], [(1503, 1511), (4007, 1499), (3989, 4013)]
+    ring, hole = ([(product.ulx + x, product.uly - y) for x, y in corners] for corners in (outer, inner))
+    aoi = AreaOfInterest(geometry=shapely.Polygon(ring, [hole]), crs=CRS.from_epsg(product.epsg))
+    whole = await masked(l2a_scene, Network(small_l2a), tmp_path / "whole")
+    part = await masked(l2a_scene, Network(small_l2a), tmp_path / "part", aoi=aoi)
+    with rasterio.open(whole.output) as file:
+        outside = geometry_mask([aoi.geometry], file.shape, file.transform)
+        expected = np.where(outside, np.uint8(5), file.read(1))[50:500, 50:500]
+    assert outside[250, 300]
+    np.testing.assert_array_equal(pixels_of(part), expected)
+
+
 async def test_only_tiles_that_meet_it_are_asked_for(
     l2a_scene: Scene, small_l2a: ModelContract, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 import rasterio
 from rio_cogeo.cogeo import cog_validate
 
+from kappamask_stream.aoi import parse_aoi
 from kappamask_stream.contract import ModelContract
 from kappamask_stream.destinations import FolderDestination
 from kappamask_stream.errors import OutputError
@@ -92,7 +93,8 @@ async def test_all_files_agree_with_the_mask(options: MaskOptions, setting) -> N
         assert all((work.folder / tile["file"]).is_file() for tile in listing["tiles"])
         before = files_in(work.folder)
         assert (await work.run(options)).status == "skipped"
-        for lost in (f"{stem}.pgw", f"{stem}_probabilities.tif", f"{stem}_subtiles.json"):
+        tile = listing["tiles"][7]["file"]
+        for lost in (f"{stem}.pgw", f"{stem}_probabilities.tif", f"{stem}_subtiles.json", tile):
             (work.folder / lost).unlink()
             assert (await work.run(options)).status == "done"
             assert files_in(work.folder) == before
@@ -108,4 +110,39 @@ async def test_a_failure_while_files_are_made_leaves_only_finished_tiles(
     async with setting() as work:
         with pytest.raises(OutputError, match="no room"):
             await work.run()
-        assert {Path(name).name for name in files_in(work.folder)} == {"prediction.png", "prediction.pgw"}
+        (listed,) = work.folder.glob("*_subtiles.json")
+        assert json.loads(listed.read_text())["fingerprint"] is None
+        names = {Path(name).name for name in files_in(work.folder)}
+        assert names == {"prediction.png", "prediction.pgw", listed.name}
+
+
+@pytest.mark.parametrize("mosaic", ["crop", "blend"])
+async def test_the_tiles_named_before_are_those_that_come(mosaic: str, setting) -> None:
+    async with setting() as work:
+        product = await work.scene.open()
+        west, north = product.ulx + 40 * 60, product.uly - 40 * 60
+        area = parse_aoi(f"{west},{north - 1500},{west + 1500},{north},EPSG:{product.epsg}")
+        result = await work.run(MaskOptions(mosaic=mosaic, aoi=area))  # type: ignore[arg-type]
+        listing = json.loads((work.folder / f"{Path(result.output).stem}_subtiles.json").read_text())
+        pictures = {name for name in files_in(work.folder) if name.endswith("prediction.png")}
+        assert pictures == {tile["file"] for tile in listing["tiles"]}
+        assert 0 < len(pictures) < 49
+        assert (await work.run(MaskOptions(mosaic=mosaic, aoi=area))).status == "skipped"  # type: ignore[arg-type]
+
+
+async def test_a_run_that_fails_half_way_does_not_pass_its_tiles_off_as_the_old_masks(
+    setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> bytes:
+        raise OutputError("no room")
+
+    other = MaskOptions(radiometry="km_predict", overwrite=True)
+    async with setting() as work:
+        await work.run()
+        before = files_in(work.folder)
+        with monkeypatch.context() as patched:
+            patched.setattr("kappamask_stream.extras.grey_png.grey_png", full)
+            with pytest.raises(OutputError, match="no room"):
+                await work.run(other)
+        assert (await work.run()).status == "done"
+        assert files_in(work.folder) == before

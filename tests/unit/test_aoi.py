@@ -163,8 +163,74 @@ def test_a_miss_says_where_both_are() -> None:
     )
 
 
+def test_parts_of_geojson_keep_apart_where_one_crosses_the_antimeridian() -> None:
+    crossing = [[179, 44.2], [-179, 44.2], [-179, 44.9], [179, 44.9], [179, 44.2]]
+    other = [[-8.5, 51.9], [-7.8, 51.9], [-7.8, 52.2], [-8.5, 52.2], [-8.5, 51.9]]
+    collection = {
+        "type": "FeatureCollection",
+        "features": [
+            {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}} for ring in (crossing, other)
+        ],
+    }
+    several = {"type": "MultiPolygon", "coordinates": [[crossing], [other]]}
+    for document in (collection, several):
+        area = parse_aoi(json.dumps(document))
+        assert area.geometry.area == pytest.approx(2 * 0.7 + 0.7 * 0.3)
+        assert area.on_product(**IRELAND).window.height < 60
+
+
+def test_a_bow_tie_among_overlapping_features_is_mended() -> None:
+    tie = [[-8.5, 51.9], [-7.8, 52.2], [-7.8, 51.9], [-8.5, 52.2], [-8.5, 51.9]]
+    square = [[-8.4, 51.8], [-8.0, 51.8], [-8.0, 52.1], [-8.4, 52.1], [-8.4, 51.8]]
+    document = {"type": "MultiPolygon", "coordinates": [[tie], [square]]}
+    assert parse_aoi(json.dumps(document)).geometry.is_valid
+
+
+def test_mercators_edge_runs_through_a_product() -> None:
+    """EPSG:3857 ends at 180 degrees: the same box as in degrees, to a pixel of 1 km, and bent edges followed."""
+    xs, ys = transform("EPSG:4326", "EPSG:3857", [179.5, 179.999999], [44.3, 44.8])
+    boxed = parse_aoi(f"{xs[0]},{ys[0]},{xs[1]},{ys[1]},EPSG:3857").on_product(
+        **{**PACIFIC, "gsd_m": 100, "height": 1100, "width": 1100}
+    )
+    plain = parse_aoi("179.5,44.3,179.999999,44.8").on_product(
+        **{**PACIFIC, "gsd_m": 100, "height": 1100, "width": 1100}
+    )
+    assert shapely.symmetric_difference(boxed.shape, plain.shape).area / plain.shape.area < 1e-4
+
+
+def test_a_file_with_brackets_in_its_name_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "map (1).geojson"
+    path.write_text("1,2,3,4")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert parse_aoi(path.name).identity == parse_aoi("1,2,3,4").identity
+
+
+@given(st.integers(0, 2**32))
+def test_a_detailed_area_is_cut_before_it_is_drawn(seed: int) -> None:
+    """The same pixels as drawing all of it."""
+    draw = random.Random(seed)
+    centre = (499980 + draw.uniform(0, 11e4), 5800020 - draw.uniform(0, 11e4))
+    angles = sorted(draw.uniform(0, 6.283) for _ in range(30))
+    star = [
+        (centre[0] + draw.uniform(5e3, 6e4) * np.cos(a), centre[1] + draw.uniform(5e3, 6e4) * np.sin(a)) for a in angles
+    ]
+    from rasterio.crs import CRS
+    from rasterio.features import geometry_mask
+
+    shape = shapely.make_valid(shapely.Polygon(star))
+    area = AreaOfInterest(geometry=shape, crs=CRS.from_epsg(32629)).on_product(**IRELAND)
+    whole = geometry_mask([area.shape], (110, 110), area.transform)
+    for row in range(0, 110, 37):
+        for col in range(0, 110, 37):
+            window = Window(row, col, min(37, 110 - row), min(37, 110 - col))
+            found = area.outside(window)
+            expected = whole[window.relative_to(Window(0, 0, 0, 0))]
+            np.testing.assert_array_equal(np.zeros_like(expected) if found is None else found, expected)
+
+
 def test_the_whole_world_covers_a_product() -> None:
-    for text in ("-180,-89,180,89", "-180,-90,180,90"):
+    for text in ("-180,-89,180,89", "-180,-90,180,90", "POLYGON((-180 -89,180 -89,180 89,-180 89,-180 -89))"):
         area = parse_aoi(text).on_product(**IRELAND)
         assert area.window == Window(0, 0, 110, 110)
         assert area.outside(area.window) is None
@@ -189,6 +255,10 @@ def test_an_area_on_the_other_side_of_the_world_in_metres_misses() -> None:
         ("1,2,3,4,EPSG:x", "EPSG:x"),
         ("5,5,1,9,EPSG:32629", "west 5 must be less than east 1"),
         ("1,9,2,5", "south 9 less than north 5"),
+        ("POLYGON((-120 10,80 10,80 20,-120 20,-120 10))", "200 degrees of longitude apart"),
+        ('{"type": "FeatureCollection", "features": 5}', "no GeoJSON"),
+        ('{"type": "Point", "coordinates": [1, 2], "crs": {"properties": null}}', "an area is needed"),
+        ('{"type": "Point", "coordinates": [1, 2], "crs": []}', "an area is needed"),
         ('{"type": "Polygon"', "no GeoJSON"),
         ('{"type": "Nonsense"}', "no GeoJSON"),
         ('{"type": "FeatureCollection", "features": []}', "is empty"),
@@ -221,6 +291,8 @@ def test_a_bow_tie_is_two_triangles() -> None:
 def test_identity_is_the_areas_and_not_the_texts() -> None:
     first = parse_aoi("1,2,3,4")
     assert first.identity == parse_aoi("POLYGON((3 4,1 4,1 2,3 2,3 4))").identity
+    assert first.identity == parse_aoi("361,2,363,4").identity
+    assert first.identity == parse_aoi("1,2,3,4,OGC:CRS84").identity
     assert first.identity != parse_aoi("1,2,3,4.5").identity
     assert first.identity != parse_aoi("1,2,3,4,EPSG:4258").identity
 

@@ -22,8 +22,8 @@ from kappamask_stream.errors import OutputError
 from tests.unit.places import files_in, small_disk
 
 
-def write_atomically(files: Sequence[tuple[Path, Sequence[bytes] | Path]]) -> None:
-    asyncio.run(publish(files))
+def write_atomically(files: Sequence[tuple[Path, Sequence[bytes] | Path]], stale: Sequence[Path] = ()) -> None:
+    asyncio.run(publish(files, stale=stale))
 
 
 # --- several files at once -------------------------------------------------------------------------------------------
@@ -104,6 +104,52 @@ def test_a_mask_that_cannot_be_renamed_takes_a_moved_file_back(tmp_path: Path) -
     with pytest.raises(OutputError, match="Is a directory"):
         write_atomically([(tmp_path / "p.tif", tmp_path / "scratch"), (tmp_path / "m.tif", [b"new"])])
     assert files_in(tmp_path) == {}
+
+
+@pytest.fixture
+def with_stale(tmp_path: Path) -> tuple[list[Path], list[tuple[Path, list[bytes]]]]:
+    for name in ("m.html", "m.png", "m.tif"):
+        (tmp_path / name).write_bytes(b"old")
+    (tmp_path / "folder").mkdir()
+    stale = [tmp_path / name for name in ("m.html", "m.png", "never.there", "m.tif/nor.this", "folder")]
+    return stale, [(tmp_path / "m.png", [b"new"]), (tmp_path / "m.tif", [b"new"])]
+
+
+def test_what_is_stale_goes_when_the_new_files_come(tmp_path: Path, with_stale) -> None:
+    stale, files = with_stale
+    write_atomically(files, stale)
+    assert files_in(tmp_path) == {"m.png": b"new", "m.tif": b"new"}
+    assert (tmp_path / "folder").is_dir(), "a folder is nobody's companion"
+
+
+def test_what_is_stale_stays_where_the_new_files_cannot_come(tmp_path: Path, with_stale) -> None:
+    stale, files = with_stale
+    (tmp_path / "in the way").mkdir()
+    with pytest.raises(OutputError, match="Is a directory"):
+        write_atomically([*files, (tmp_path / "in the way", [b"new"])], stale)
+    assert files_in(tmp_path) == dict.fromkeys(("m.html", "m.png", "m.tif"), b"old")
+
+
+async def test_tasks_that_write_the_same_files_do_not_disturb_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_all, written = atomic._write_all, threading.Barrier(3)
+
+    def together(*args: object) -> None:
+        write_all(*args)  # type: ignore[arg-type]
+        written.wait(30)  # all have written
+        written.wait(30)  # and the test has looked
+
+    monkeypatch.setattr(atomic, "_write_all", together)
+    contents = [b"one", b"two"]
+    tasks = [asyncio.create_task(publish([(tmp_path / "m.png", [c]), (tmp_path / "m.tif", [c])])) for c in contents]
+    await asyncio.to_thread(written.wait, 30)
+    remove_stale([tmp_path / "m.png", tmp_path / "m.tif"])  # a third job begins
+    assert sorted(files_in(tmp_path).values()) == sorted(2 * contents)
+    await asyncio.to_thread(written.wait, 30)
+    await asyncio.gather(*tasks)
+    assert set(files_in(tmp_path)) == {"m.png", "m.tif"}
+    assert (tmp_path / "m.tif").read_bytes() in contents
 
 
 # --- no space, no permission -----------------------------------------------------------------------------------------
@@ -235,8 +281,8 @@ def test_temporary_files_of_a_killed_process_are_removed_and_those_of_a_live_one
     tmp_path: Path, writer: subprocess.Popen[str]
 ) -> None:
     paths = [tmp_path / "m.png", tmp_path / "m.tif"]
-    names = {f".{path.name}.{platform.node()}.{writer.pid}.part" for path in paths}
-    assert set(files_in(tmp_path)) == names
+    names = set(files_in(tmp_path))
+    assert {name.rpartition(f".{platform.node()}.{writer.pid}.")[0] for name in names} == {".m.png", ".m.tif"}
     remove_stale(paths)
     assert set(files_in(tmp_path)) == names
     writer.send_signal(signal.SIGKILL)
@@ -247,7 +293,10 @@ def test_temporary_files_of_a_killed_process_are_removed_and_those_of_a_live_one
 
 def test_only_abandoned_files_of_this_mask_are_removed(tmp_path: Path) -> None:
     host, own = platform.node(), os.getpid()
-    gone = [f".m.tif.{host}.{own}.part", f".m.tif.{host}.{own}.old", f".m.tif.{host}.99999999999.part"]
+    gone = [
+        f".m.tif.{host}.{own}.part", f".m.tif.{host}.{own}.old", f".m.tif.{host}.99999999999.part",
+        f".m.tif.{host}.{own}.{'0' * 8}-7.part", f".m.tif.{host}.99999999999.{'0' * 8}-0.old",
+    ]  # fmt: skip
     stay = ["m.tif", ".m.tif", ".m.tif.part", f".other.tif.{host}.{own}.part", f".m.tif.elsewhere.{own}.part"]
     for name in [*gone, *stay]:
         (tmp_path / name).write_bytes(b"1")

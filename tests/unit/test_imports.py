@@ -40,6 +40,7 @@ LAYERS = [
         "budget",
         "metadata",
         "names",
+        "png",
         "product",
         "manifest",
         "quicklook",
@@ -47,6 +48,7 @@ LAYERS = [
         "synth",
         "result",
         "threads",
+        "tile_pictures",
         "weights",
     },
     {
@@ -62,7 +64,7 @@ LAYERS = [
         "report",
         "survey",
     },
-    {"models", "opening", "runner", "api", "km_predict"},
+    {"models", "opening", "runner", "api", "api_options", "km_predict"},
     {"cli", "__main__"},
 ]
 

@@ -44,8 +44,8 @@ FIRST: dict[str, Any] = {
     "weights": "unet.hdf5",
     "product": "L2A",
     "data_dir": ".SAFE",
-    "overlapping": 0.125,
-    "tile_size": 256,
+    "overlapping": 32,
+    "tile_size": 512,
     "features": ["AOT", "B01"],
     "RESAMPLING_METHOD": "sinc",
     "architecture": "Unet",
@@ -73,8 +73,8 @@ def names(translated: KmJob) -> list[str]:
         (
             FIRST,
             [
-                "cm_vsm_executable", "weights", "product", "data_dir", "overlapping", "tile_size", "features",
-                "RESAMPLING_METHOD", "batch_size",
+                "cm_vsm_executable", "weights", "product", "data_dir", "overlapping", "features", "RESAMPLING_METHOD",
+                "batch_size",
             ],
         ),
     ],
@@ -156,6 +156,10 @@ def test_the_area_is_the_files_unless_the_command_line_gives_another() -> None:
         ({"tile_size": 256}, "tile_size 256: the networks are served with tiles of 512 pixels that overlap by 0.0625"),
         ({"overlapping": 0.125}, "overlapping 0.125: the networks are served with tiles of 512 pixels"),
         ({"overlapping": 0}, "overlapping 0: the networks are served"),
+        (
+            {"overlapping": 32},
+            "overlapping 32: the networks are served with tiles of 512 pixels that overlap by 0.0625",
+        ),
         ({"resampling_method": "box"}, "resampling_method box: bands of 20 m and 60 m are upsampled with sinc"),
         ({"batch_size": 8}, "batch_size 8: the server forms batches"),
         (
@@ -192,7 +196,8 @@ def test_a_note_says_what_happens_instead(changes: dict[str, Any], note: str) ->
             {"overlapping": True},
             "overlapping is true: allowed is a share of the tile that is an even number of its 512",
         ),
-        ({"overlapping": 32}, "overlapping is 32: allowed is a share"),
+        ({"overlapping": 512}, "overlapping is 512: allowed is a share"),
+        ({"overlapping": -2}, "overlapping is -2: allowed is a share"),
         ({"overlapping": 0.001}, "overlapping is 0.001: allowed is a share"),
         ({"overlapping": float("nan")}, "overlapping is NaN: allowed is a share"),
         ({"folder_name": 1}, "folder_name is 1: allowed is a text"),

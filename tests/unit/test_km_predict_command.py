@@ -13,6 +13,7 @@ import rasterio
 
 from kappamask_stream.cli.km_predict import masking_of
 from kappamask_stream.km_predict import KmFlags, parse_config, translate
+from kappamask_stream.models import ModelPool
 from kappamask_stream.settings import Settings
 from kappamask_stream.synth import write_product
 from tests.stream.fakes import FakeInference
@@ -152,6 +153,43 @@ def test_a_log_that_cannot_be_written_is_an_output_error(command: Callable[..., 
     ended = command("km-predict", "-c", "config/config.json", "-l", "nowhere/km.log")
     assert (ended.code, ended.out) == (5, "")
     assert "nowhere/km.log" in ended.err
+
+
+def test_the_log_has_the_error_that_ended_it(command: Callable[..., Ended], place: dict[str, Any]) -> None:
+    write({**place, "architecture": "ResNet"})
+    ended = command("km-predict", "-c", "config/config.json", "-l", "km.log")
+    assert ended.code == 2
+    assert re.search(r" ERROR: KMP: " + re.escape(ended.err), Path("km.log").read_text())
+    write({**place, "folder_name": "elsewhere"})
+    lost = command("km-predict", "-c", "config/config.json", "-l", "km.log")
+    assert lost.code == 3
+    assert Path("km.log").read_text().splitlines()[-1].endswith("does not exist: check the path to the product")
+
+
+@pytest.mark.parametrize("level", ["L1C", "L2A"])
+def test_without_weights_it_says_what_this_command_has(
+    command: Callable[..., Ended], place: dict[str, Any], monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    monkeypatch.setattr("kappamask_stream.models.ModelPool", ModelPool)
+    write({**place, "product_name": place["product_name"].replace("L2A", level), "level_product": level})
+    ended = command("km-predict", "-c", "config/config.json", "-l", "km.log", "-v", "0")
+    assert (ended.code, ended.out) == (2, "")
+    assert f"error: kappamask_{level.lower()}_deeplabv3plus needs KappaMask's weights" in ended.err
+    assert f"`kappamask-stream models fetch kappamask_{level.lower()}_deeplabv3plus`" in ended.err
+    assert f"or put km_predict's own file at weights/{level.lower()}_deeplabv3plus.hdf5" in ended.err
+    assert "--triton" in ended.err
+    assert not re.search(r"--weights|--model", ended.err)
+    assert "needs KappaMask's weights" in Path("km.log").read_text()
+
+
+def test_masks_go_where_the_settings_say(
+    command: Callable[..., Ended], place: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAPPAMASK_OUTPUT", "elsewhere")
+    assert command("km-predict", "-c", "config/config.json", "--no-subtiles").out.startswith("elsewhere/")
+    ended = command("km-predict", "-c", "config/config.json", "--no-subtiles", "-o", "here")
+    assert ended.out.startswith("here/")
+    assert not Path("prediction").exists()
 
 
 def test_a_product_that_is_not_there_is_named(command: Callable[..., Ended], place: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import platform
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +24,7 @@ from kappamask_stream.errors import OutputError
 from kappamask_stream.output import MaskOptions, OutputPlan
 from kappamask_stream.product import Product
 from kappamask_stream.sources import DirectorySource
+from kappamask_stream.tile_pictures import TileList
 from tests.unit import naive_masks
 from tests.unit.places import files_in, small_disk
 from tests.unit.test_cog_tiff import levels_of
@@ -79,6 +80,17 @@ async def write_mask(plan: OutputPlan, contract: ModelContract, *more: OutputFil
 
 def companion(plan: OutputPlan, ending: str, content: bytes = b"made with it") -> OutputFile:
     return OutputFile(name=plan.stem + ending, content=[content], media_type="text/plain")
+
+
+def tile_list(plan: OutputPlan, tiles: Sequence[tuple[int, int]], fingerprint: str | None = "own") -> OutputFile:
+    fingerprint = plan.fingerprint if fingerprint == "own" else fingerprint
+    listed = TileList(stem=plan.stem, fingerprint=fingerprint, tiles=tuple(tiles))
+    return OutputFile(name=listed.name, content=[listed.encode()], media_type="application/json")
+
+
+def tiles_of(plan: OutputPlan, tiles: Sequence[tuple[int, int]], content: bytes = b"tile") -> list[OutputFile]:
+    names = TileList(stem=plan.stem, fingerprint=None, tiles=tuple(tiles)).files
+    return [OutputFile(name=name, content=[content], media_type="image/png") for name in names]
 
 
 def test_names_are_km_predicts(plan: OutputPlan, folder: Path) -> None:
@@ -186,8 +198,9 @@ async def test_a_mask_without_a_file_that_was_asked_for_is_not_done_and_no_error
 async def test_what_was_made_with_a_different_mask_goes_with_it(
     plan: OutputPlan, product: Product, csmask_contract: ModelContract, folder: Path
 ) -> None:
-    endings = (".png", ".pgw", "_probabilities.tif", "_subtiles.json", ".html", ".json")
-    await write_mask(plan, csmask_contract, *(companion(plan, ending) for ending in endings))
+    endings = (".png", ".pgw", "_probabilities.tif", ".html", ".json")
+    files = [*(companion(plan, ending) for ending in endings), tile_list(plan, ())]
+    await write_mask(plan, csmask_contract, *files)
     (folder / "notes.txt").write_text("mine")
     await write_mask(plan, csmask_contract)
     assert len(files_in(folder)) == 9, "the same mask again: what was made with it is as good as before"
@@ -195,6 +208,81 @@ async def test_what_was_made_with_a_different_mask_goes_with_it(
     await write_mask(other, csmask_contract, companion(plan, ".pgw", b"new"))
     assert set(files_in(folder)) == {plan.mask, plan.quicklook, f"{plan.stem}.pgw", "notes.txt"}
     assert files_in(folder)[f"{plan.stem}.pgw"] == b"new"
+
+
+async def test_files_of_the_old_mask_stay_where_the_new_one_does_not_fit(
+    product: Product, csmask_contract: ModelContract, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "small") as disk:
+        plan = OutputPlan.of(product, csmask_contract, OPTIONS, FolderDestination(disk / "p"))
+        await write_mask(
+            plan, csmask_contract, companion(plan, ".json"), *tiles_of(plan, [(0, 0)]), tile_list(plan, [(0, 0)])
+        )
+        before = files_in(disk)
+        other = OutputPlan.of(product, csmask_contract, replace(OVERWRITE, mosaic="blend"), plan.destination)
+        with pytest.raises(OutputError, match="No space left"):
+            await write_mask(other, csmask_contract, companion(other, ".pgw", bytes(10**6)))
+        assert files_in(disk) == before
+
+
+@pytest.mark.parametrize("with_tiles", [True, False])
+@pytest.mark.parametrize("finished", [True, False])
+async def test_tiles_of_a_different_mask_go_with_it(
+    plan: OutputPlan, product: Product, csmask_contract: ModelContract, folder: Path, with_tiles, finished
+) -> None:
+    old = [(row, col) for row in range(3) for col in range(3)]
+    listed = tile_list(plan, old, "own" if finished else None)
+    await write_mask(plan, csmask_contract, *tiles_of(plan, old), listed)
+    (folder / f"{plan.stem}_tiles" / "tile_1_1" / "notes.txt").write_text("mine")
+    other = OutputPlan.of(product, csmask_contract, replace(OVERWRITE, mosaic="blend"), plan.destination)
+    new = [*tiles_of(other, [(2, 1)], b"new"), tile_list(other, [(2, 1)])] if with_tiles else []
+    await write_mask(other, csmask_contract, *new)
+    left = {name: content for name, content in files_in(folder).items() if "_tiles/" in name}
+    notes = {f"{plan.stem}_tiles/tile_1_1/notes.txt": b"mine"}
+    assert left == {**notes, **{file.name: b"new" for file in new if "_tiles/" in file.name}}
+    folders = {path.name for path in folder.rglob("tile_*")}
+    assert folders == ({"tile_1_1", "tile_1_2"} if with_tiles else {"tile_1_1"}), "the empty ones are gone"
+    assert (folder / f"{plan.stem}_subtiles.json").exists() == with_tiles
+
+
+async def test_the_same_mask_again_keeps_its_tiles(
+    plan: OutputPlan, csmask_contract: ModelContract, folder: Path
+) -> None:
+    await write_mask(plan, csmask_contract, *tiles_of(plan, [(0, 0), (0, 1)]), tile_list(plan, [(0, 0), (0, 1)]))
+    before = files_in(folder)
+    await write_mask(plan, csmask_contract)
+    assert files_in(folder) == before
+
+
+@pytest.mark.parametrize("fingerprint", [None, "ab" * 32])
+async def test_tiles_that_are_not_all_of_this_mask_are_not_done(
+    plan: OutputPlan, csmask_contract: ModelContract, fingerprint: str | None
+) -> None:
+    tiles, own, others = tiles_of(plan, [(0, 0)]), tile_list(plan, [(0, 0)]), tile_list(plan, [(0, 0)], fingerprint)
+    names = [own.name, *(tile.name for tile in tiles)]
+    await write_mask(plan, csmask_contract, *tiles, own)
+    assert await plan.is_done(OPTIONS, names)
+    await plan.destination.publish([others])  # as a run does that writes another mask's tiles
+    assert not await plan.is_done(OPTIONS, names)
+    assert await plan.is_done(OPTIONS), "nobody asks for tiles"
+
+
+async def test_a_mask_that_came_meanwhile_is_not_replaced_unless_told(
+    plan: OutputPlan, product: Product, csmask_contract: ModelContract, folder: Path
+) -> None:
+    plans = [
+        OutputPlan.of(product, csmask_contract, replace(OPTIONS, dilate=(("CLOUD", metres),)), plan.destination)
+        for metres in (20.0, 40.0)
+    ]
+    assert not any([await each.is_done(OPTIONS) for each in plans])  # both begin
+    await write_mask(plans[0], csmask_contract)
+    before = files_in(folder)
+    with pytest.raises(OutputError, match=rf"fingerprint {plans[0].fingerprint[:12]}.* --overwrite"):
+        await write_mask(plans[1], csmask_contract, companion(plan, ".png"))
+    assert files_in(folder) == before
+    Path(plan.href).write_bytes(b"my notes")
+    with pytest.raises(OutputError, match="no fingerprint"):
+        await write_mask(plans[0], csmask_contract)
 
 
 async def test_a_cut_or_damaged_copy_of_this_very_mask_is_not_done_and_no_error(
@@ -244,6 +332,27 @@ async def test_preparing_removes_what_a_killed_run_left(plan: OutputPlan, folder
     assert files_in(folder) == {}
     await plan.destination.discard()
     assert not folder.exists()
+
+
+async def test_temporary_files_of_killed_runs_go_from_tiles_folders_too(plan: OutputPlan, folder: Path) -> None:
+    left = folder / "tile_0_0" / f".prediction.png.{platform.node()}.{os.getpid()}.part"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"1")
+    await plan.destination.prepare([plan.mask, "tile_0_0/prediction.png", "tile_1_0/prediction.png"])
+    assert files_in(folder) == {}
+
+
+async def test_discarding_removes_the_folders_above_that_were_made(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    places = [FolderDestination(tmp_path / "there" / "a" / "b" / name) for name in ("p", "q")]
+    for place in places:
+        await place.prepare(["m.tif"])
+    await places[0].discard()
+    assert (tmp_path / "there" / "a" / "b" / "q").is_dir(), "another product is in work"
+    await places[1].discard()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+    await places[0].discard()
+    assert (tmp_path / "there").is_dir()
 
 
 async def test_discarding_keeps_a_folder_that_holds_something(plan: OutputPlan, folder: Path) -> None:

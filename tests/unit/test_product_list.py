@@ -33,6 +33,8 @@ def give(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
         (["B.SAFE", "?.SAFE", "B.SAFE"], ["B.SAFE", "A.SAFE"]),
         (["[x].SAFE"], ["[x].SAFE"]),
         (["./?.SAFE"], ["./A.SAFE", "./B.SAFE"]),
+        (["A.SAFE", "A.SAFE/", "./A.SAFE", "B.SAFE/../A.SAFE//", "B.SAFE/"], ["A.SAFE", "B.SAFE/"]),
+        (["s3://b/A.SAFE/", "s3://b/A.SAFE", "s3://b/a.SAFE"], ["s3://b/A.SAFE/", "s3://b/a.SAFE"]),
         (["s3://bucket/key [1]?.SAFE/"], ["s3://bucket/key [1]?.SAFE/"]),
         (["https://host/item?x=[1]"], ["https://host/item?x=[1]"]),
         (["S2A_MSIL2A_20221005T115411_N0400_R023_T29UNU_20221005T164454"],) * 2,
@@ -40,6 +42,11 @@ def give(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
 )
 def test_arguments_and_globs(arguments: list[str], meant: list[str]) -> None:
     assert products_of(arguments, None) == meant
+
+
+def test_a_link_is_the_product_that_it_leads_to(folder: Path) -> None:
+    (folder / "link").symlink_to("A.SAFE")
+    assert products_of(["link", "A.SAFE", "link/"], None) == ["link"]
 
 
 def test_a_file_names_products_after_the_arguments(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,12 @@ def l2a() -> ModelContract:
     return kappamask("L2A", channels, (0.0107, *(0.25 + 0.01 * i for i in range(12)), 0.14))
 
 
+@pytest.mark.parametrize("radiometry", ["km-predict", "", None])
+def test_an_unknown_radiometry_is_refused(l2a: ModelContract, radiometry) -> None:
+    with pytest.raises(UsageError, match=r"radiometry is .*: allowed is corrected or km_predict"):
+        offset_scale(l2a, offsets={}, quantification={}, radiometry=radiometry)
+
+
 def seen(offset: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """What the network sees of `DN`, [channels, DN], in the served graph's arithmetic."""
     return np.maximum(DN.astype(np.float32) + offset[:, None], 0) * scale[:, None]

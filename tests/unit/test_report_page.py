@@ -11,11 +11,15 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+import shapely
+from rasterio.crs import CRS
 
+from kappamask_stream.aoi import AreaOfInterest
 from kappamask_stream.contract import ModelContract
 from kappamask_stream.destinations import OutputFile
 from kappamask_stream.extras import TileAnswer
 from kappamask_stream.grid import Window
+from kappamask_stream.inference import BatchSizes
 from kappamask_stream.output import MaskOptions
 from kappamask_stream.report import ReportExtra
 from tests.unit.mask_jobs import make_finished, make_job
@@ -161,6 +165,81 @@ async def test_provenance_and_files_are_told(csmask_contract: ModelContract, tmp
         hashlib.sha256(b"II*\0the mask").hexdigest(), f"{job.stem}.tif", "12.3\u202fMB", "37.5\u202f%",
     ):  # fmt: skip
         assert said in text
+
+
+class Labelled:
+    """A source that is known by its label only."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        ("/home/somebody/masks in/X.SAFE", "X.SAFE"),
+        ("../X.zip", "X.zip"),
+        ("https://user:password@host/item.json?sig=SECRET#x", "https://host/item.json"),
+        ("s3://eodata/Sentinel-2/X.SAFE", "s3://eodata/Sentinel-2/X.SAFE"),
+    ],
+)
+async def test_where_a_scene_was_read_is_told_without_secrets_and_folders(
+    csmask_contract: ModelContract, tmp_path: Path, label: str, shown: str
+) -> None:
+    page = await written(csmask_contract, tmp_path, source=Labelled(label))
+    texts = Reader(page).texts
+    assert texts[texts.index("Read from") + 1] == shown
+    for hidden in ("somebody", "password", "SECRET"):
+        assert hidden not in page
+
+
+def area(*lonlat: tuple[float, float]) -> AreaOfInterest:
+    return AreaOfInterest(geometry=shapely.Polygon(lonlat), crs=CRS.from_epsg(4326))
+
+
+async def test_an_area_of_interest_is_told_with_its_coordinates(csmask_contract: ModelContract, tmp_path: Path) -> None:
+    small = area((-9.0, 55.0), (-8.9, 55.0), (-8.9, 54.96))
+    read = Reader(await written(csmask_contract, tmp_path, options=MaskOptions(aoi=small)))
+    text = " ".join(" ".join(read.texts).split())
+    assert "POLYGON ((-9 55, -8.9 55, -8.9 54.96, -9 55)) in EPSG:4326" in text
+    assert "none of the shares counts those pixels" in text
+    assert "area of interest’s pixels that hold data" in text  # noqa: RUF001 - as people read it
+    assert "Share of the pixels in the area of interest" in text
+    assert "Share of all pixels" not in text
+
+
+async def test_of_an_area_of_many_vertices_its_place_is_told(csmask_contract: ModelContract, tmp_path: Path) -> None:
+    angles = np.linspace(0, 2 * np.pi, 5000, endpoint=False)
+    circle = area(*zip(-8.95 + 0.05 * np.cos(angles), 54.97 + 0.02 * np.sin(angles), strict=True))
+    page = await written(csmask_contract, tmp_path, options=MaskOptions(aoi=circle))
+    assert "5\u202f001 vertices within -9 to -8.9, 54.95 to 54.99 in EPSG:4326" in page
+    assert len(page) < len(await written(csmask_contract, tmp_path)) + 2000
+
+
+async def test_confidence_is_told_to_be_the_networks_where_classes_grew(
+    csmask_contract: ModelContract, tmp_path: Path
+) -> None:
+    grown = MaskOptions(dilate=(("CLOUD", 200.0), ("CLOUD_SHADOW", 100.0)))
+    assert "before Cloud and Cloud shadow grew" in await written(csmask_contract, tmp_path, options=grown)
+    assert " grew" not in await written(csmask_contract, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("batches", "said"),
+    [
+        (BatchSizes(counts={1: 2, 8: 1234}), "2 of 1, 1\u202f234 of 8 tiles, for all clients"),
+        (BatchSizes(counts={}), "none while this product was in work"),
+        (BatchSizes(reason="statistics are <restricted>"), "not known: statistics are <restricted>"),
+        (None, "not known"),
+    ],
+)
+async def test_how_the_server_ran_is_told(
+    csmask_contract: ModelContract, tmp_path: Path, batches: BatchSizes | None, said: str
+) -> None:
+    served = replace(csmask_contract, max_batch=16, instances=3)
+    texts = Reader(await written(served, tmp_path, {"batch_sizes": batches})).texts
+    assert "3 instances, in batches of up to 16" in texts
+    assert said in "".join(texts)
 
 
 @pytest.mark.parametrize("shares", [{"MISSING": 1.0}, {}])

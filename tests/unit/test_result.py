@@ -23,14 +23,15 @@ FIELDS = {
     "bytes_read": int, "tail_seconds": NUMBER, "peak_rss_bytes": int, "classes": dict, "stages": dict, "model": TEXT,
     "batch_sizes": dict,
     "quicklook": TEXT, "error": NOTHING, "exit_code": int, "batch_sizes_reason": NOTHING, "retries": int,
-    "fingerprint": TEXT,
+    "fingerprint": TEXT, "requests": int, "files": list,
 }  # fmt: skip
 
 DONE = ProductResult(
     product="S2A_X",
     status="done",
-    output=Path("masks/S2A_X/mask.tif"),
-    quicklook=Path("masks/S2A_X/mask.png"),
+    output="masks/S2A_X/mask.tif",
+    quicklook="masks/S2A_X/mask.png",
+    files=("masks/S2A_X/mask.tif", "masks/S2A_X/mask.png", "masks/S2A_X/mask.pgw"),
     seconds=12.34567,
     tiles=10,
     tiles_inferred=6,
@@ -70,6 +71,7 @@ def test_a_finished_product_has_every_field_of_its_type() -> None:
     assert read["batch_sizes"] == {"1": 2, "8": 5}
     assert (read["seconds"], read["tail_seconds"], read["stages"]) == (12.346, 0.123, {"decode": 1.235})
     assert (read["output"], read["quicklook"]) == ("masks/S2A_X/mask.tif", "masks/S2A_X/mask.png")
+    assert read["files"] == ["masks/S2A_X/mask.tif", "masks/S2A_X/mask.png", "masks/S2A_X/mask.pgw"]
     assert read["codestream_tiles_decoded_twice"] == 0
 
 
@@ -87,6 +89,7 @@ def test_a_product_that_was_not_made_has_the_same_fields_with_nulls_and_zeros(st
     assert (read["batch_sizes"], read["batch_sizes_reason"]) == (None, f"the product was {status}")
     assert read["tail_seconds"] is None
     assert (read["tiles"], read["bytes_read"], read["classes"], read["stages"]) == (0, 0, {}, {})
+    assert read["files"] == []
     assert (read["error"], read["exit_code"]) == (("B02.jp2 is cut", 3) if error else (None, 0))
 
 
@@ -122,12 +125,26 @@ def test_peak_memory_without_proc_comes_from_the_system_call(monkeypatch: pytest
 
 def test_a_clock_adds_up_a_stage_over_threads_and_failures() -> None:
     clock = StageClock()
-    clock.add("decode", 1.5)
-    clock.add("decode", 0.5)
+    clock.note("decode", 10.0, 11.5)
+    clock.note("decode", 10.0, 10.5)
     with pytest.raises(KeyError), clock.measure("mosaic"):
         raise KeyError
     assert clock.seconds["decode"] == 2.0
     assert clock.seconds["mosaic"] >= 0
+
+
+def test_a_timeline_shows_what_is_not_over_yet() -> None:
+    """The report of a product is written within its last stage."""
+    clock = StageClock()
+    with clock.measure("read"):
+        pass
+    with clock.measure("close"), clock.measure("close"):
+        during = clock.timeline()
+    assert [len(during.spans[stage]) for stage in ("read", "close")] == [1, 2]
+    assert all(end == during.seconds for _, end in during.spans["close"])
+    after = clock.timeline()
+    assert len(after.spans["close"]) == 2
+    assert max(end for _, end in after.spans["close"]) <= after.seconds
 
 
 def test_time_left_is_unknown_until_a_tile_is_done_and_finite_after() -> None:

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import shapely
+from rasterio.crs import CRS
+from rasterio.warp import transform as warp
 
+from kappamask_stream.aoi import AreaOfInterest
 from kappamask_stream.contract import ModelContract
 from kappamask_stream.destinations import OutputFile
 from kappamask_stream.errors import ContractError
@@ -137,6 +141,60 @@ async def test_the_frame_of_an_area_of_interest(csmask_contract: ModelContract, 
     assert properties["proj:bbox"] == [503980, 6097020, 504780, 6098020]
     assert properties["proj:code"] == "EPSG:32629"
     validate(item)
+
+
+def area_on(ulx: float, uly: float, epsg: int, *xy: tuple[float, float]) -> AreaOfInterest:
+    """An area in the projection's metres from the product's corner."""
+    return AreaOfInterest(geometry=shapely.Polygon([(ulx + x, uly - y) for x, y in xy]), crs=CRS.from_epsg(epsg))
+
+
+async def test_the_geometry_is_that_of_the_area_of_interest(csmask_contract: ModelContract, tmp_path: Path) -> None:
+    """A triangle that reaches beyond the product: what the two share, to a metre, by another library's projection."""
+    triangle = area_on(499980.0, 6100020.0, 32629, (4000, 2000), (14000, 2000), (4000, 6000))
+    options = MaskOptions(aoi=triangle)
+    item = await written(csmask_contract, tmp_path, window=Window(100, 200, 200, 400), options=options)
+    validate(item)
+    shape = shapely.geometry.shape(item["geometry"])
+    assert shape.is_valid
+    assert shape.exterior.is_ccw
+    assert item["bbox"] == pytest.approx(shape.bounds, abs=2e-6)
+    back = shapely.Polygon(list(zip(*warp("EPSG:4326", "EPSG:32629", *shape.exterior.xy)[:2], strict=True)))
+    product = shapely.box(499980.0, 6100020.0 - 12000, 499980.0 + 12000, 6100020.0)
+    assert back.hausdorff_distance(triangle.geometry.intersection(product)) < 1.0
+    properties = item["properties"]
+    assert properties["kappamask:area_of_interest"] == triangle.identity
+    assert properties["proj:bbox"] == [503980, 6094020, 511980, 6098020]
+    whole = await written(csmask_contract, tmp_path)
+    assert "kappamask:area_of_interest" not in whole["properties"]
+
+
+async def test_an_area_with_a_hole_over_the_antimeridian(csmask_contract: ModelContract, tmp_path: Path) -> None:
+    place = {"size": 5490, "epsg": 32760, "ulx": 799980.0, "uly": 8200000.0}
+    outer = area_on(799980.0, 8200000.0, 32760, (1000, 1000), (100000, 1000), (100000, 100000), (1000, 100000))
+    hole = area_on(799980.0, 8200000.0, 32760, (2000, 2000), (8000, 2000), (8000, 8000), (2000, 8000))
+    aoi = replace(outer, geometry=outer.geometry - hole.geometry)
+    item = await written(csmask_contract, tmp_path, options=MaskOptions(aoi=aoi), **place)
+    validate(item)
+    assert item["geometry"]["type"] == "MultiPolygon"
+    west, _, east, _ = item["bbox"]
+    assert 0 < east + 180 < 2 < west < 180
+    parts = shapely.geometry.shape(item["geometry"])
+    assert parts.is_valid
+    assert sum(len(part.interiors) for part in parts.geoms) == 1
+    assert {part.bounds[0] for part in parts.geoms} == {-180.0, west}
+    assert {part.bounds[2] for part in parts.geoms} == {180.0, east}
+
+
+async def test_an_area_of_too_many_vertices_is_told_by_the_frame(
+    csmask_contract: ModelContract, tmp_path: Path
+) -> None:
+    """A comb with 3,000 teeth."""
+    teeth = [
+        (x, y) for n in range(3000) for x, y in ((n * 4, 2000), (n * 4, 6000), (n * 4 + 2, 6000), (n * 4 + 2, 2000))
+    ]
+    comb = area_on(499980.0, 6100020.0, 32629, *teeth, (12000, 1000), (0, 1000))
+    item = await written(csmask_contract, tmp_path, options=MaskOptions(aoi=comb))
+    assert item["geometry"] == (await written(csmask_contract, tmp_path))["geometry"]
 
 
 async def test_a_mask_over_the_antimeridian_is_valid(csmask_contract: ModelContract, tmp_path: Path) -> None:

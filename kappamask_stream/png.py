@@ -1,0 +1,36 @@
+"""PNG pictures that say which program made them. Pure."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+import imagecodecs
+
+from kappamask_stream import __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+#: Bytes of the signature and of IHDR, which is always the first chunk.
+_HEAD = 33
+#: PNG specification, 11.3.3.1: a keyword that readers know, a zero byte, Latin-1 text.
+_SOFTWARE = b"Software\0kappamask-stream " + __version__.encode("latin-1")
+
+
+def encode_png(pixels: NDArray[np.uint8], level: int | None = None) -> bytes:
+    """Write a picture whose tEXt chunk ``Software`` names this program and its version.
+
+    Parameters
+    ----------
+    pixels : uint8 ``[height, width]`` grey, or ``[height, width, 3]`` red, green, blue.
+    level : of zlib, 0 to 9; None: imagecodecs' own.
+    """
+    picture = imagecodecs.png_encode(pixels, level=level)
+    return bytes(b"".join((picture[:_HEAD], _chunk(b"tEXt", _SOFTWARE), memoryview(picture)[_HEAD:])))
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
