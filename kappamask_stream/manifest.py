@@ -11,6 +11,7 @@ from kappamask_stream.errors import ProductError
 from kappamask_stream.metadata import XML_LIMIT, parse_xml
 from kappamask_stream.names import band_of_file, checked_path
 from kappamask_stream.product import product_source
+from kappamask_stream.sources.stac_source import StacItemSource
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
@@ -77,8 +78,14 @@ async def verify(source: Source, on_progress: Callable[[int, int], None] | None 
     Raises
     ------
     ProductError
-        If there is no manifest, or naming the first files that differ from it or are needed and missing.
+        If there is no manifest (STAC Items have none), or naming the first files that differ from it or are needed and
+        missing.
     """
+    if isinstance(source, StacItemSource):
+        raise ProductError(
+            f"{source.label} is a STAC Item, which links no {_MANIFEST}: its files cannot be verified; leave --verify "
+            "out, or give the product as a SAFE directory or zip"
+        )
     source = await product_source(source)
     listing = await source.files()
     where = f"{source.label}/{_MANIFEST}"

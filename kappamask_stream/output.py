@@ -133,6 +133,7 @@ class OutputPlan:
         tags = {
             **{name.upper(): value for name, value in ingredients.items()},
             "PROCESSING_BASELINE": product.baseline,
+            "OFFSETS_DN": _offsets(product, contract, options),
             "FINGERPRINT": fingerprint,
             "WEIGHTS_SOURCE": contract.weights_source,
             "TIFFTAG_SOFTWARE": f"kappamask-stream {__version__}",
@@ -264,3 +265,12 @@ async def read_tile_list(destination: Destination, stem: str) -> TileList | None
     if await destination.missing([name]):
         return None
     return TileList.read(stem, await destination.read(name))
+
+
+def _offsets(product: Product, contract: ModelContract, options: MaskOptions) -> str:
+    """Say which offsets were added to the digital numbers: ``B02 -1000, B03 -1000``; of km_predict, its own way."""
+    if options.radiometry != "corrected":
+        return "as km_predict"
+    bands = [band for group in contract.inputs for band in group.bands]
+    said = [f"{band} {product.offsets[band]:g}" for band in bands if product.offsets.get(band)]
+    return ", ".join(said) or "none"

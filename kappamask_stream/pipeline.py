@@ -99,7 +99,8 @@ async def mask_product(
         progress.state = "skipped"
         return ProductResult(
             product=product.name, status="skipped", output=plan.href, quicklook=destination.href(plan.quicklook),
-            files=files, notes=notes, seconds=time.monotonic() - started, model=contract.name, fingerprint=plan.fingerprint,
+            files=files, notes=notes, seconds=time.monotonic() - started, model=contract.name,
+            fingerprint=plan.fingerprint,
         )  # fmt: skip
     try:
         await destination.prepare([plan.mask, *names])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kappamask_stream.bands import choose_files, fitted
+from kappamask_stream.bands import choose_files, fitted, require_place
 from kappamask_stream.blend import BlendMosaic
 from kappamask_stream.dilation import growths
 from kappamask_stream.errors import ProductError
@@ -144,6 +144,8 @@ async def plan_decoding(
             return needed(path, geometry)
 
     opened = await index_bands(product.source, list(paths.values()), wanted=wanted, cost=cost)
+    for path, index in opened.items():
+        require_place(product.source.label, path, index, epsg=product.epsg, ulx=product.ulx, uly=product.uly)
     indexes = {key: fitted(opened[file.path], file, key[1]) for key, file in files.items()}
     for (band, gsd_m), path in paths.items():
         found, said = (indexes[band, gsd_m].height, indexes[band, gsd_m].width), product.sizes.get(gsd_m)

@@ -173,7 +173,7 @@ def _what_it_is(label: str, listing: Mapping[str, int]) -> str:
     if any(_OLD_XML.fullmatch(path) for path in listing):
         return "it has the format from before December 2016, with many granules, which is not read"
     if "tileInfo.json" in listing:
-        return "it is a tile folder as on AWS; give a SAFE directory"
+        return "it is a copy of a tile folder of AWS's buckets: give s3://BUCKET/tiles/…/ itself, or a SAFE directory"
     return "MTD_MSIL1C.xml or MTD_MSIL2A.xml is missing; give the .SAFE directory itself, or fetch the product again"
 
 

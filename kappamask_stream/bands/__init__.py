@@ -1,6 +1,6 @@
 """Bands by the piece, whatever their file's format; those of tiled TIFFs and resampled ones are here."""
 
-from kappamask_stream.bands.choice import BandFile, choose_files, fitted, provenance
+from kappamask_stream.bands.choice import BandFile, choose_files, fitted, provenance, require_place
 from kappamask_stream.bands.cog import CogIndex, index_cog_steps
 from kappamask_stream.bands.resampled import AveragedIndex, ReplicatedIndex
 from kappamask_stream.bands.types import BandIndex, BandTile
@@ -16,4 +16,5 @@ __all__ = [
     "fitted",
     "index_cog_steps",
     "provenance",
+    "require_place",
 ]

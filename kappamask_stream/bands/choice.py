@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from kappamask_stream.bands.cog import CogIndex
 from kappamask_stream.bands.resampled import AveragedIndex, ReplicatedIndex
 from kappamask_stream.errors import ProductError
 
@@ -78,6 +79,27 @@ def _choose(product: HasBands, contract: ModelContract, band: str, gsd_m: int, a
             "take the product from a source that has it finer, or give --allow-coarser, which replicates its pixels"
         )
     return BandFile(path=there[min(coarser)], gsd_m=min(coarser))
+
+
+def require_place(where: str, path: str, index: BandIndex, *, epsg: int, ulx: float, uly: float) -> None:
+    """Refuse a file of another place; a file that does not say where it lies (JPEG 2000 here) is not asked.
+
+    Parameters
+    ----------
+    where : the product, for the message.
+    epsg, ulx, uly : projection and upper-left corner, metres, as the product's metadata says them.
+
+    Raises
+    ------
+    ProductError
+        If the file lies elsewhere.
+    """
+    found = index.georeference if isinstance(index, CogIndex) else None
+    if found is not None and (found.ulx, found.uly, found.epsg or epsg) != (ulx, uly, epsg):
+        raise ProductError(
+            f"{where}: {path} lies at {found.ulx:g}, {found.uly:g} (EPSG {found.epsg}), the metadata says "
+            f"{ulx:g}, {uly:g} (EPSG {epsg}): they are of two products"
+        )
 
 
 def fitted(index: BandIndex, band_file: BandFile, gsd_m: int) -> BandIndex:

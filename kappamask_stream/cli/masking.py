@@ -45,6 +45,8 @@ class Telling:
             self.also(text)
         stream = sys.stderr if result.error is not None and not self.as_json else sys.stdout
         stream.write(f"{text}\n")
+        if not self.as_json and not self.quiet:
+            sys.stderr.writelines(f"{result.product}: note: {note}\n" for note in result.notes)
         if self.verbose and not self.as_json and isinstance(result.error, InternalError):
             traceback.print_exception(result.error.__cause__)
         sys.stdout.flush()
@@ -85,7 +87,8 @@ async def mask_and_report(masking: Masking) -> list[ProductResult]:
     async with AsyncExitStack() as stack:
         display = await stack.enter_async_context(ProgressDisplay(enabled=is_shown, verbose=telling.verbose))
         resources = stack.enter_context(Resources(settings=settings))
-        stores = await stack.enter_async_context(Stores(settings.s3_options, settings.output_s3_options))
+        stores = Stores(settings.s3_options, settings.output_s3_options, on_retry=display.note)
+        await stack.enter_async_context(stores)
         models = await stack.enter_async_context(
             ModelPool(masking.choice, settings, keep_server=masking.keep_server, on_progress=display.message)
         )

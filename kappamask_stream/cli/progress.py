@@ -76,6 +76,12 @@ class ProgressDisplay:
         if self._enabled and self._live is None:
             _write(text)
 
+    def note(self, text: str) -> None:
+        """Say what happened between products, e.g. that a store is asked again; only where notes are wanted."""
+        if self._enabled and self._verbose:
+            with self.aside():
+                _write(text)
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Take the live lines away while something else is printed."""

@@ -148,11 +148,6 @@ class RunReader:
     def __repr__(self) -> str:
         return f"<RunReader {len(self._runs)} runs, {self._held}/{self._limit} bytes held>"
 
-    @property
-    def limit_bytes(self) -> int:
-        """Most bytes held."""
-        return self._limit
-
     def start(self, spawn: Spawn) -> None:
         """See `UnitReader.start`."""
         loop = asyncio.get_running_loop()

@@ -92,11 +92,6 @@ class TileStream:
             f"{self._held}/{self._reservation} bytes held, {len(self._decoding)} decoding>"
         )
 
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of decoded units, and of decoders at work on large ones, held now."""
-        return self._held
-
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._pixels = [loop.create_future() for _ in self._plan.units]

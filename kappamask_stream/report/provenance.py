@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: Characters of an area's coordinates that are told; of a longer one, where it is.
 _AREA_LENGTH = 600
+_CRS_LENGTH = 80
 _DECIMALS = 6
 
 _RADIOMETRY = {
@@ -82,7 +83,7 @@ def _server(contract: ModelContract, batches: BatchSizes | None) -> list[tuple[s
 
 def _area(area: AreaOfInterest) -> str:
     """Write an area's coordinates in its own coordinate system, or where it is, if they are many."""
-    crs, many = area.crs.to_string(), shapely.get_num_coordinates(area.geometry)
+    crs, many = area.crs.to_string()[:_CRS_LENGTH], shapely.get_num_coordinates(area.geometry)
     if many * 2 * _DECIMALS < _AREA_LENGTH:
         text = str(shapely.to_wkt(area.geometry, rounding_precision=_DECIMALS, trim=True))
         if len(text) <= _AREA_LENGTH:

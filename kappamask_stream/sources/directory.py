@@ -116,7 +116,7 @@ def _list(root: Path) -> dict[str, int]:
     except OSError as error:
         raise ProductError(f"cannot look into {root}: {error.strerror}") from error
     if not is_directory:
-        raise ProductError(f"{root} is a file, a product is a directory: give its .SAFE directory (unpack an archive)")
+        raise ProductError(f"{root} is a file, a product is a directory: give its .SAFE directory, or a .zip")
     found: dict[str, int] = {}
     _walk(root, "", (), found)
     return found

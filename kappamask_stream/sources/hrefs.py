@@ -97,9 +97,10 @@ def _on_the_web(href: str, base: str, said_by: str) -> str:
         # Signed links are kept as they are written: their encoding is part of what is signed.
         has_scheme = _SCHEME.match(href) is not None
         url = URL(href, encoded=True) if has_scheme else URL(base).join(URL(href))
+        names_server = url.scheme in {"http", "https"} and bool(url.host) and url.port is not None
     except ValueError as error:  # whose text may show the password
         raise _refused(said_by, href, "it is no URL") from error
-    if url.scheme not in {"http", "https"} or not url.host:
+    if not names_server:
         raise _refused(said_by, href, "it names no server")
     return str(url)
 

@@ -195,10 +195,10 @@ class HttpBlob:
     async def _known(self) -> Pin:
         """Return size and version; the first time they are asked for, together with the first bytes."""
         async with self._opening:
-            pin = self._pin
-            if pin is None:
-                self._head, pin = await self._store.persist(self._first, self.label)
-                self._pin = pin
+            if self._pin is not None:
+                return self._pin
+            self._head, pin = await self._store.persist(self._first, self.label)
+            self._pin = pin
             return pin
 
     async def _holding(self, start: int, length: int) -> Pin:

@@ -145,7 +145,7 @@ def failure_of(error: Exception, shown: str) -> Exception:
         return StoreError(f"{shown} is redirected in a circle, or too often: check the URL")
     if isinstance(error, aiohttp.InvalidURL):
         return StoreError(f"{shown} cannot be read, it is no URL, or redirects to none: check it")
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return StoreError(
             f"{shown}: the server's certificate is not accepted: SSL_CERT_FILE names the file of other CAs"
         )

@@ -25,6 +25,8 @@ _COLOURS = {
 }  # fmt: skip
 _KEY = re.compile(r"(?P<name>[a-z0-9]+?)(?:[_-](?P<gsd>10|20|60)m)?(?:-jp2)?", re.ASCII)
 _BAND = re.compile(r"B\d[\dA]|AOT|WVP|SCL", re.ASCII)
+#: As ESA names band files; others copy that.
+_FILE = re.compile(r"(?:L2A_)?(?P<tile>T\d{2}[A-Z]{3})_(?P<time>\d{8}T\d{6})_", re.ASCII)
 _BASELINE = re.compile(r"\d\d\.\d\d", re.ASCII)
 _METADATA = {
     "product_metadata": "product", "product-metadata": "product",
@@ -130,7 +132,7 @@ def parse_item(data: bytes, where: str, base: str) -> StacItem:
         raise ProductError(f"{where} has {len(assets.fields)} assets, at most {_MOST_ASSETS} are read")
     name = _name(item, properties)
     nodes = {key: Node(assets.node(key).fields, f"{where}, asset {key[:40]}") for key in assets.fields}
-    bands = [asset for key, node in nodes.items() if (asset := _band(key, node, properties, base)) is not None]
+    bands = [asset for key, node in nodes.items() if (asset := _band(key, node, properties, base, name)) is not None]
     zones = {epsg for node in nodes.values() if (epsg := epsg_of(node, properties)) is not None}
     if len(zones) > 1:
         raise ProductError(f"{where}: its assets lie in {len(zones)} projections ({sorted(zones)}), one is expected")
@@ -191,7 +193,7 @@ def _require_one(where: str, what: str, found: Iterable[object]) -> None:
         raise ProductError(f"{where} contradicts itself, its {what} is {' and '.join(values)}: look for another copy")
 
 
-def _band(key: str, asset: Node, properties: Node, base: str) -> BandAsset | None:
+def _band(key: str, asset: Node, properties: Node, base: str, name: ProductName) -> BandAsset | None:
     """Read an asset; None where it is no band."""
     parsed = _KEY.fullmatch(key.lower())
     upper = parsed["name"].upper() if parsed else ""
@@ -204,6 +206,7 @@ def _band(key: str, asset: Node, properties: Node, base: str) -> BandAsset | Non
     named = band_of_file(href.partition("?")[0])
     if named is not None and named[0] != band:
         raise ProductError(f"{asset.where} is {band}, it links a file of {named[0]}: {shown_url(href)[:200]}")
+    _require_own(asset, href, name)
     place, size = place_of(asset, properties)
     spacing = asset.first("raster:bands").number("spatial_resolution"), asset.number("raster:spatial_resolution")
     gsds = (place.gsd_m if place else None, *spacing, parsed["gsd"], asset.number("gsd"), named and named[1])
@@ -225,6 +228,17 @@ def _band(key: str, asset: Node, properties: Node, base: str) -> BandAsset | Non
         place=place,
         size=size,
     )
+
+
+def _require_own(asset: Node, href: str, name: ProductName) -> None:
+    """Refuse a file that is named after another product."""
+    file = shown_url(href).rpartition("/")[2]
+    found = _FILE.match(file)
+    if found is not None and (found["tile"], found["time"]) != (name.tile_id, name.sensing_time):
+        raise ProductError(
+            f"{asset.where} links {file[:100]}, the Item is of {name.tile_id} at {name.sensing_time}: they are of two "
+            "products, look for another copy"
+        )
 
 
 def _format(asset: Node) -> Format | None:

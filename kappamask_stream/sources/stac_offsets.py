@@ -9,7 +9,7 @@ offset is gone). Subtracting twice makes dark land black; not at all, everything
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from kappamask_stream.errors import ProductError
@@ -110,27 +110,57 @@ def decide_offsets(
     Raises
     ------
     ProductError
-        If nothing says whether there is an offset.
+        If nothing says whether there is an offset, or some bands have different ones and others none.
     """
     if baseline is not None and baseline < "04.00":
         # Bright scenes of old products look as if they had the offset: pixels do not count here.
         ignored = any(declared.get(band) for band in bands) or bool(applied)
-        said = f"the Item speaks of an offset, products of baseline {baseline} have none: it is not applied"
-        return OffsetDecision(offsets=dict.fromkeys(bands, 0.0), believed="baseline", note=said if ignored else None)
-    if baseline is None and not applied and not declared:
+        note = f"the Item speaks of an offset, products of baseline {baseline} have none: it is not applied"
+        return OffsetDecision(offsets=dict.fromkeys(bands, 0.0), believed="baseline", note=note if ignored else None)
+    said = {band: declared[band] for band in bands if band in declared}
+    if baseline is None and not applied and not said:
         raise ProductError(
             f"{where} says nothing about the offset of its DN: no processing baseline, no offset in raster:bands or "
             "bands, no product metadata. Take an Item that does"
         )
-    inside = {band: declared.get(band, _ESAS_OFFSET_DN if baseline is not None else 0.0) for band in bands}
+    inside, completed = _of_all(where, bands, said, 0.0 if baseline is None else _ESAS_OFFSET_DN)
     flag = "boa_offset_applied is " + {None: "not given", True: "true", False: "false"}[applied]
-    return _checked(
+    decision = _checked(
         expected=dict.fromkeys(bands, 0.0) if applied else inside,
         inside={band: offset or _ESAS_OFFSET_DN for band, offset in inside.items()},
         believed="flag" if applied else "metadata",
         flag=flag,
         floors=floors,
     )
+    unlikely = None
+    if baseline is not None and not floors and not any(decision.offsets.values()):
+        unlikely = (
+            f"the Item says that DN need no offset ({flag}), ESA's products of baseline {baseline} need "
+            f"{_ESAS_OFFSET_DN:g} DN: the Item is believed, no pixels were looked at"
+        )
+    notes = [note for note in (completed, decision.note, unlikely) if note is not None]
+    return replace(decision, note="; ".join(notes) or None)
+
+
+def _of_all(
+    where: str, bands: Sequence[str], said: Mapping[str, float], usual: float
+) -> tuple[dict[str, float], str | None]:
+    """Return an offset for each band, and a note where those that are said are taken for others, too.
+
+    Bands of one product are never given different offsets by guess.
+    """
+    silent = [band for band in bands if band not in said]
+    if not silent or not said:
+        return {band: said.get(band, usual) for band in bands}, None
+    values = set(said.values())
+    if len(values) > 1:
+        raise ProductError(
+            f"{where} says offsets of {_range(said)} for {', '.join(said)} and none for {', '.join(silent)}: it cannot "
+            "be told which one they have. Take an Item that says it for all bands, or for none"
+        )
+    offset = values.pop()
+    note = f"the Item says the offset of {', '.join(said)} only: {', '.join(silent)} are given the same, {offset:g} DN"
+    return dict.fromkeys(bands, offset), note
 
 
 def _checked(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from kappamask_stream.bands import require_place
 from kappamask_stream.errors import ProductError
 from kappamask_stream.metadata import XML_LIMIT, product_metadata, tile_metadata
 from kappamask_stream.names import parse_product_name
@@ -20,7 +21,6 @@ from kappamask_stream.threads import in_thread
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kappamask_stream.bands.tiff import Georeference
     from kappamask_stream.metadata import ProductMetadata
     from kappamask_stream.sources.stac_bands import StacItem
     from kappamask_stream.sources.stac_offsets import BandFloor, OffsetDecision
@@ -52,7 +52,7 @@ async def open_item_product(source: StacItemSource) -> Product:
     if source.form == "cog" and (baseline is None or baseline >= _FIRST_WITH_OFFSET):
         floors = await dark_pixels(source, files, listing)
         for _, index in floors:
-            _require_place(item, index.name, index.georeference, geometry)
+            require_place(item.where, index.name, index, epsg=geometry.epsg, ulx=geometry.ulx, uly=geometry.uly)
     decision = _decide(source, metadata, baseline, [floor for floor, _ in floors])
     quantification = _quantification(source, metadata)
     return Product(
@@ -146,15 +146,6 @@ async def _geometry(source: StacItemSource, listing: Mapping[str, int]) -> _Geom
             f"{(tile.ulx, tile.uly)}, sizes {dict(tile.sizes)}: they contradict each other"
         )
     return _Geometry(epsg=tile.epsg, ulx=tile.ulx, uly=tile.uly, sizes=tile.sizes)
-
-
-def _require_place(item: StacItem, path: str, found: Georeference | None, said: _Geometry) -> None:
-    """Refuse an Item that links the files of another place."""
-    if found is not None and (found.ulx, found.uly, found.epsg or said.epsg) != (said.ulx, said.uly, said.epsg):
-        raise ProductError(
-            f"{item.where}: {path} lies at {found.ulx:g}, {found.uly:g} (EPSG {found.epsg}), the Item says "
-            f"{said.ulx:g}, {said.uly:g} (EPSG {said.epsg}): they are of two products"
-        )
 
 
 def _decide(

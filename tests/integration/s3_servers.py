@@ -86,7 +86,8 @@ class RcloneStore:
 
     def fill(self, bucket: str, files: dict[str, bytes]) -> None:
         # Through the server: it keeps listings, and told to keep none (--dir-cache-time 0) it spins at a core's cost.
-        self._put(f"/{bucket}", b"")
+        if not (self._root / bucket).is_dir():
+            self._put(f"/{bucket}", b"")
         for key, data in files.items():
             self._put(f"/{bucket}/{urllib.parse.quote(key)}", data)
 

@@ -157,11 +157,11 @@ def test_everything_at_once_and_nothing_but_it(csmask_address: str, tmp_path: Pa
     assert (ended.returncode, ended.stderr) == (0, "")
     stem = Path(json.loads(ended.stdout)["output"]).stem
     found = files_in(tmp_path / "masks" / product.name.removesuffix(".SAFE"))
-    assert {name for name in found if not name.startswith("tile_")} >= {
+    assert {name for name in found if "_tiles" not in name} >= {
         f"{stem}.html", f"{stem}.json", f"{stem}.pgw", f"{stem}.png", f"{stem}.tif", f"{stem}_probabilities.tif",
         f"{stem}_quicklook.png",
     }  # fmt: skip
-    assert any(name.startswith("tile_") for name in found)
+    assert any(name.startswith(f"{stem}_tiles/tile_") for name in found)
     with rasterio.open(tmp_path / "masks" / product.name.removesuffix(".SAFE") / f"{stem}_probabilities.tif") as file:
         probabilities, names = file.read(), file.descriptions
     with rasterio.open(json.loads(ended.stdout)["output"]) as mask:

@@ -191,6 +191,45 @@ async def test_an_object_replaced_in_the_middle_of_a_stream_is_never_mixed(store
     assert bytes(got) == DATA[:100_000]
 
 
+async def test_versions_that_the_listing_lacks_are_those_of_the_first_answer(
+    store: FaultyS3, client: S3Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some stores list no ETags; then the first answer's holds, between requests of one stream and between reads."""
+    store.objects[f"bucket/{KEY}"] = old = random.Random(5).randbytes(5 << 20)
+    unversioned = replace(object_of(old), etag=None)
+    monkeypatch.setattr(client, "list", lambda *_, **__: asyncio.sleep(0, [unversioned]))
+    source, got = S3Source.at_prefix(client, "bucket", "X.SAFE"), bytearray()
+
+    async def read_on() -> None:
+        async with aclosing(source.stream("B02.jp2", 0, len(old))) as pieces:
+            async for piece in pieces:
+                got.extend(piece)
+                if len(got) == 4 << 20:
+                    store.objects[f"bucket/{KEY}"] = old[::-1]
+
+    with pytest.raises(StoreError, match="replaced"):
+        await read_on()
+    assert bytes(got) == old[: 4 << 20]
+    for attempt in (source.read("B02.jp2", 0, 10), source.read_all("B02.jp2", limit=10**8)):
+        with pytest.raises(StoreError, match="replaced"):
+            await attempt
+
+
+async def test_waiting_for_a_connection_uses_up_no_patience(store: FaultyS3) -> None:
+    """One request holds the only connection for longer than the patience; the next one meets one failure."""
+    patience = replace(QUICK, wait_s=0.2)
+    async with S3Client(S3Options(endpoint_url=store.endpoint, max_connections=1, patience=patience)) as client:
+        await client.read(object_of(), 0, 1)
+        store.hold.clear()
+        slow = asyncio.create_task(client.read(object_of(), 0, 10))
+        await until(lambda: store.at_once == 1)
+        queued = asyncio.create_task(client.read(object_of(), 10, 10))
+        asyncio.get_running_loop().call_later(0.3, store.hold.set)
+        store.faults += [Fault(), Fault(status=500)]
+        assert await slow == DATA[:10]
+        assert await queued == DATA[10:20]
+
+
 async def test_a_store_that_ignores_if_match_is_caught_by_the_etag(store: FaultyS3, client: S3Client) -> None:
     pinned = object_of()
     store.extra_headers["ETag"] = '"another"'

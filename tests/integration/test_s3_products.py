@@ -158,6 +158,52 @@ async def test_cdses_quota_holds_for_all_its_products() -> None:
         assert (limits.connections, limits.requests_per_minute) == (2, 2000)
 
 
+@pytest.mark.parametrize("said_in", ["variable", "variable of S3", "profile", "services"])
+async def test_cdses_quota_holds_wherever_its_endpoint_is_said(
+    said_in: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tmp_path / "config"
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    line = f"endpoint_url = {CDSE.endpoint_url}/\n"
+    config.write_text({
+        "profile": f"[default]\n{line}",
+        "services": f"[default]\nservices = esa\n[services esa]\ns3 =\n  {line}",
+    }.get(said_in, ""))  # fmt: skip
+    if said_in.startswith("variable"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL" + ("_S3" if "S3" in said_in else ""), CDSE.endpoint_url or "")
+    async with Stores() as stores:
+        client = await stores.client()
+        limits = client._session.limits
+        assert (limits.connections, limits.requests_per_minute) == (4, 2000)
+        assert limits is (await stores.client(CDSE))._session.limits
+        assert client.options.region == "default"
+
+
+@pytest.mark.parametrize(
+    ("where", "source"),
+    [
+        ("https://user:SECRET@x.example/X.zip?X-Amz-Signature=SECRET", None),
+        ("ftp://user:SECRET@x.example/item.json", None),
+        ("https://user:SECRET@[bad/item.json?sig=SECRET", None),
+        ("https://user:SECRET@127.0.0.1:99999/item.json?sig=SECRET", None),
+        ("s3://user:SECRET@bucket/X.zip", None),
+        (SafeProduct().name, "https://user:SECRET@x.example/products?sig=SECRET"),
+    ],
+)
+async def test_passwords_are_not_repeated(where: str, source: str | None) -> None:
+    async with Stores() as stores:
+        with pytest.raises(KappaMaskError) as caught:
+            await open_source(where, stores=stores, source=source)
+    assert "SECRET" not in str(caught.value)
+
+
+async def test_a_profile_that_is_none_is_said_at_the_first_request() -> None:
+    async with Stores(S3Options(profile="none")) as stores:
+        client = await stores.client()
+        with pytest.raises(StoreError, match="none"):
+            await client.head("bucket", "key")
+
+
 async def test_a_name_is_looked_for_in_a_prefix_and_in_a_folder(
     moto_store: MotoStore, stores: Stores, tmp_path: Path
 ) -> None:

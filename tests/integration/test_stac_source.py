@@ -1,6 +1,7 @@
 """Products read through STAC Items over HTTP: the same tiles as from the SAFE, the offset exactly once."""
 
 import json
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from rasterio.io import MemoryFile
 from kappamask_stream.bands import choose_files, provenance
 from kappamask_stream.contract import BandGroup, ModelContract
 from kappamask_stream.errors import ProductError, StoreError
+from kappamask_stream.grid import TileGrid
+from kappamask_stream.planning import plan_decoding
 from kappamask_stream.product import Product
-from kappamask_stream.s3 import Stores
+from kappamask_stream.s3 import Patience, S3Options, Stores
 from kappamask_stream.sources.stac_item import open_stac_item
 from kappamask_stream.sources.stac_product import open_item_product
 from kappamask_stream.sources.stac_source import StacItemSource
@@ -58,14 +61,14 @@ class Opener:
         self.server, self.stores = server, stores
         self.sources: list[StacItemSource] = []
 
-    async def source(self, where: str, **options: Any) -> StacItemSource:
+    async def source(self, where: str) -> StacItemSource:
         source = await open_stac_item(where, stores=self.stores)
         self.sources.append(source)
         return source
 
-    async def product(self, files: dict[str, bytes], path: str = "item.json", **options: Any) -> Product:
+    async def product(self, files: dict[str, bytes], path: str = "item.json") -> Product:
         self.server.files = files
-        return await open_item_product(await self.source(self.server.url(path), **options))
+        return await open_item_product(await self.source(self.server.url(path)))
 
 
 @pytest.fixture
@@ -268,8 +271,15 @@ async def test_an_item_saved_without_its_assets(
 async def test_metadata_of_another_product(l2a_scene: Scene, opener: Opener) -> None:
     item = safe_item(l2a_scene)
     item["id"] = l2a_scene.name.replace("T32ZZZ", "T32ZZY")
+    files = safe_files(l2a_scene, item)
+    with pytest.raises(
+        ProductError, match=r"links T32ZZZ_.*\.jp2, the Item is of T32ZZY at .*: they are of two products"
+    ):
+        await opener.product(files)
+    unnamed = {path.replace("/T32ZZZ_", "/"): data for path, data in files.items()}
+    unnamed["item.json"] = unnamed["item.json"].replace(b"/T32ZZZ_", b"/")
     with pytest.raises(ProductError, match=r"its tile is T32ZZY, .* is T32ZZZ .*: they are of two products"):
-        await opener.product(safe_files(l2a_scene, item))
+        await opener.product(unnamed)
 
 
 async def test_files_of_another_place(inside: Published, opener: Opener) -> None:
@@ -278,8 +288,18 @@ async def test_files_of_another_place(inside: Published, opener: Opener) -> None
         if "proj:transform" in asset:
             asset["proj:transform"][2] += 100_000
     files = {**inside.files, "item.json": json.dumps(item).encode()}
-    with pytest.raises(ProductError, match=r"B01_60m\.tif lies at 399960, .* the Item says 499960"):
+    with pytest.raises(ProductError, match=r"B01_60m\.tif lies at 399960, .* the metadata says 499960"):
         await opener.product(files)
+
+
+async def test_a_band_of_another_place(inside: Published, opener: Opener, small_l2a: ModelContract) -> None:
+    """Not of those whose pixels the offset is checked by: found before any of its tiles is read."""
+    files, old = inside.with_properties(), struct.pack("<d", 399960.0)
+    assert files["cogs/B05.tif"].count(old) == 1
+    files["cogs/B05.tif"] = files["cogs/B05.tif"].replace(old, struct.pack("<d", 499960.0))
+    product, contract = await opener.product(files), without(small_l2a, "AOT")
+    with pytest.raises(ProductError, match=r"B05_20m\.tif lies at 499960, .* the metadata says 399960"):
+        await plan_decoding(product, contract, list(TileGrid.of(contract, *product.sizes[10])))
 
 
 async def test_an_item_that_says_no_place(inside: Published, opener: Opener) -> None:

@@ -108,13 +108,18 @@ async def test_compression_is_the_settings_unless_it_is_given(
 
 async def test_the_result_names_every_file(server: Gate, products: list[Path], tmp_path: Path) -> None:
     opened(server, products)
-    result = await mask_product(products[0], output=tmp_path, png=True, report=True)
+    result = await mask_product(
+        products[0], output=tmp_path, png=True, report=True, subtiles=True, stac=True, probabilities=True
+    )
     assert result.files[0] == result.output
     assert result.quicklook in result.files
-    assert sorted(result.files) == sorted(str(path) for path in tmp_path.rglob("*") if path.is_file())
+    folder = tmp_path / result.product
+    assert sorted(result.files) == sorted(str(path) for path in folder.iterdir() if path.is_file())
+    assert any(name.endswith("_subtiles.json") for name in result.files), "which names the tiles"
     again = await mask_product(products[0], output=tmp_path, png=True)
     assert again.status == "skipped"
-    assert set(again.files) == {name for name in result.files if not name.endswith(".html")}
+    names = {Path(name).name.partition("_60m")[2] for name in again.files}
+    assert names == {".tif", "_quicklook.png", ".png", ".pgw"}
 
 
 async def test_home_is_not_a_folder_of_that_name(

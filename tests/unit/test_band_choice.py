@@ -69,7 +69,7 @@ def test_the_nearest_is_chosen_finer_ones_first(
 
 def test_a_coarser_band_is_refused_with_both_numbers() -> None:
     with pytest.raises(
-        ProductError, match=r"X\.SAFE has AOT at 20 m only, test_l2a needs it at 10 m: .* allow coarser"
+        ProductError, match=r"X\.SAFE has AOT at 20 m only, test_l2a needs it at 10 m: .* or give --allow-coarser,"
     ):
         choose_files(has(("AOT", 20), ("AOT", 60)), wants(10, "AOT"), allow_coarser=False)
 

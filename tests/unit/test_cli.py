@@ -44,7 +44,17 @@ PROMISED = {
     "codestream_tiles_empty", "codestream_tiles_decoded_twice", "bytes_read", "tail_seconds", "peak_rss_bytes",
     "classes", "stages", "model", "batch_sizes",
 }  # fmt: skip
-EXPLAINING = {"files", "notes", "requests", "batch_sizes_reason", "error", "exit_code", "quicklook", "retries", "fingerprint"}
+EXPLAINING = {
+    "files",
+    "notes",
+    "requests",
+    "batch_sizes_reason",
+    "error",
+    "exit_code",
+    "quicklook",
+    "retries",
+    "fingerprint",
+}
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,18 @@ def test_not_followed(href: str, base: str) -> None:
         checked_href(href, base, said_by="item, asset blue")
 
 
+@pytest.mark.parametrize("base", [WEB, S3, HERE])
+@pytest.mark.parametrize(
+    "href",
+    ["ftp://u:SECRET@x.example/a", "azure://u:SECRET@x/a?SECRET", "https://u:SECRET@[bad/a",
+     "https://u:SECRET@h/a\\b?sig=SECRET", "https://u:SECRET@h:99999999/a", "mailto:u:SECRET@x"],
+)  # fmt: skip
+def test_what_is_refused_is_named_without_passwords(href: str, base: str) -> None:
+    with pytest.raises(ProductError, match="is not followed") as caught:
+        checked_href(href, base, said_by="item")
+    assert "SECRET" not in str(caught.value)
+
+
 @pytest.mark.parametrize("href", ["../secret.tif", "a/../../secret.tif", "../items2/x.tif"])
 def test_a_local_item_stays_in_its_folder(href: str) -> None:
     with pytest.raises(ProductError, match="leads out of the Item's folder"):

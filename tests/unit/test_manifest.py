@@ -1,4 +1,5 @@
 import asyncio
+import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,11 @@ from kappamask_stream import manifest
 from kappamask_stream.errors import ProductError
 from kappamask_stream.manifest import parse_manifest, verify
 from kappamask_stream.sources import DirectorySource
+from kappamask_stream.sources.blob import FileBlob
+from kappamask_stream.sources.stac_bands import parse_item
+from kappamask_stream.sources.stac_source import StacItemSource
 from tests.unit.safe_product import SafeProduct, manifest_xml
+from tests.unit.stac_items import data_space
 
 PRODUCT_60M = "S2A_MSIL2A_20221005T115411_N0400_R023_T29UNU_20221005T164454.SAFE"
 
@@ -31,6 +36,14 @@ async def test_a_whole_product(tmp_path: Path, checksum: str) -> None:
     assert steps[-1] == (size, size)
     assert [done for done, _ in steps] == sorted(done for done, _ in steps)
     assert await verify(DirectorySource(tmp_path)) == [], "the folder around the product will do"
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+async def test_a_stac_item_cannot_be_verified(tmp_path: Path, *, metadata: bool) -> None:
+    item = parse_item(json.dumps(data_space()).encode(), "item.json", "https://x.example/item.json")
+    blobs = {"MTD_MSIL2A.xml": FileBlob(tmp_path / "x")} if metadata else {}
+    with pytest.raises(ProductError, match=r"^item\.json is a STAC Item, .*cannot be verified; leave --verify out"):
+        await verify(StacItemSource(item, "jp2", {}, blobs))
 
 
 @pytest.mark.shared

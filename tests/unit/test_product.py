@@ -112,7 +112,7 @@ async def test_a_folder_inside_a_product_names_the_product(l2a: Path) -> None:
     [
         ([], "it is empty"),
         (["photo.jpg"], r"MTD_MSIL1C\.xml or MTD_MSIL2A\.xml is missing; give the \.SAFE directory"),
-        (["tileInfo.json", "metadata.xml"], "it is a tile folder as on AWS"),
+        (["tileInfo.json", "metadata.xml"], "it is a copy of a tile folder of AWS's buckets"),
         (["S2A_OPER_MTD_SAFL1C_PDMC_20150818.xml"], "it has the format from before December 2016"),
     ],
 )

@@ -107,6 +107,15 @@ async def test_notes_are_said_when_asked_for(capsys: pytest.CaptureFixture[str])
         assert capsys.readouterr().err.count(": the queue is full; trying again\n") == int(verbose)
 
 
+@pytest.mark.parametrize(("enabled", "verbose"), [(True, True), (True, False), (False, True)])
+async def test_what_stores_are_asked_again_is_said_when_asked_for(
+    capsys: pytest.CaptureFixture[str], *, enabled: bool, verbose: bool
+) -> None:
+    async with ProgressDisplay(enabled=enabled, verbose=verbose) as display:
+        display.note("s3://b/k: the connection broke off")
+    assert ("s3://b/k: the connection broke off\n" in capsys.readouterr().err) == (enabled and verbose)
+
+
 async def test_with_json_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     async with ProgressDisplay(enabled=False, verbose=True) as display:
         display.message("starting Triton")

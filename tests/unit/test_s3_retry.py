@@ -1,11 +1,14 @@
 """When another attempt is made, on a clock that the tests turn."""
 
+import math
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from kappamask_stream.errors import StoreError, StoreUnavailableError
-from kappamask_stream.s3.retry import ExpiredError, Patience, TryLaterError, persist
+from kappamask_stream.s3.retry import ExpiredError, Patience, TryLaterError, persist, retry_after_s
 
 
 class Store:
@@ -69,6 +72,49 @@ async def test_the_store_says_how_long_and_is_heard() -> None:
     store = Store(TryLaterError("busy", overloaded=True, retry_after_s=17.0), "done")
     await store.persist()
     assert store.pauses == [17.0]
+
+
+async def test_waiting_in_our_own_queue_is_not_the_stores_failure() -> None:
+    """A slot comes after 100 s each time; of the 60 s of patience only pauses and attempts take some."""
+    store, held = Store(*[LATER] * 3, "done"), []
+
+    @asynccontextmanager
+    async def slot() -> AsyncIterator[None]:
+        store.now += 100.0
+        held.append(store.attempts)
+        yield
+
+    found = await persist(
+        store.attempt, what="s3://b/k", patience=Patience(rng=random.Random(0), wait_s=60.0),
+        clock=lambda: store.now, sleep=store.sleep, slot=slot,
+    )  # fmt: skip
+    assert found == "done"
+    assert held == [0, 1, 2, 3]
+    assert store.now >= 400.0
+
+
+async def test_each_further_attempt_is_told() -> None:
+    told: list[str] = []
+    store = Store(LATER, ExpiredError("expired"), BUSY, "done")
+    await persist(
+        store.attempt, what="s3://b/k", patience=Patience(rng=random.Random(0)), renew=store.renew,
+        clock=lambda: store.now, sleep=store.sleep, on_retry=told.append,
+    )  # fmt: skip
+    first, second = store.pauses
+    assert told == [
+        f"s3://b/k: broke off; attempt 1 failed, the next one comes in {first:.1f} s",
+        "s3://b/k: expired; they are read anew",
+        f"s3://b/k: overloaded; attempt 2 failed, the next one comes in {second:.1f} s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("0", 0), ("120", 120), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("soon", None), ("-5", None), ("", None),
+     (None, None), ("9" * 400, math.inf)],
+)  # fmt: skip
+def test_how_long_a_server_asks_to_wait(said: str | None, seconds: float | None) -> None:
+    assert retry_after_s(said) == seconds
 
 
 async def test_a_gain_gives_new_patience_a_trickle_does_not() -> None:

@@ -155,6 +155,37 @@ def test_metadata_of_each_band_counts() -> None:
     assert dict(decision.offsets) == declared
 
 
+@pytest.mark.parametrize("baseline", [None, "05.10"])
+@pytest.mark.parametrize("offset", [-1000.0, 0.0])
+def test_bands_without_a_word_are_given_what_the_others_have(baseline: str | None, offset: float) -> None:
+    """Never two offsets in one product by guess."""
+    decision = decide_offsets(
+        where="item.json", bands=BANDS, baseline=baseline, declared={"B02": offset}, applied=None, floors=BRIGHT
+    )
+    assert dict(decision.offsets) == dict.fromkeys(BANDS, offset)
+    assert decision.note is not None
+    assert f"the Item says the offset of B02 only: B01, B12 are given the same, {offset:g} DN" in decision.note
+
+
+@pytest.mark.parametrize("baseline", [None, "05.10"])
+def test_bands_without_a_word_beside_different_offsets_are_refused(baseline: str | None) -> None:
+    declared = {"B01": -1000.0, "B02": 0.0}
+    with pytest.raises(ProductError, match="offsets of -1000 to 0 DN for B01, B02 and none for B12"):
+        decide_offsets(where="item.json", bands=BANDS, baseline=baseline, declared=declared, applied=None)
+
+
+def test_offsets_of_other_bands_say_nothing() -> None:
+    with pytest.raises(ProductError, match="says nothing about the offset"):
+        decide_offsets(where="item.json", bands=BANDS, baseline=None, declared={"B09": 0.0}, applied=None)
+
+
+def test_no_offset_where_esa_has_one_is_told_if_nothing_can_check_it() -> None:
+    decision = decide_offsets(where="item.json", bands=BANDS, baseline="05.10", declared=NONE, applied=None)
+    assert dict(decision.offsets) == NONE
+    assert decision.note is not None
+    assert "ESA's products of baseline 05.10 need -1000 DN: the Item is believed" in decision.note
+
+
 def test_nothing_says_anything() -> None:
     for applied in (None, False):
         with pytest.raises(ProductError, match=r"item\.json says nothing about the offset .* no processing baseline"):
