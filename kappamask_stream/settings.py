@@ -159,7 +159,8 @@ class Settings(BaseSettings):
     s3_connections: int | None = Field(
         default=None,
         ge=1,
-        description="Requests at once to one S3 store, or to all web servers. More is quicker on long ways; some stores refuse more.",
+        description="Requests at once to one S3 store, or to all web servers. More is quicker on long ways; some "
+        "stores refuse more.",
         json_schema_extra={"default": "16; CDSE's quota of 4 there"},
     )
     s3_requests_per_minute: int | None = Field(
@@ -169,12 +170,15 @@ class Settings(BaseSettings):
         json_schema_extra={"default": "no limit; CDSE's quota of 2000 there"},
     )
     s3_read_timeout_s: float = Field(
-        default=30.0, gt=0, description="Seconds without a byte from S3 or a web server after which a request is sent again."
+        default=30.0,
+        gt=0,
+        description="Seconds without a byte from S3 or a web server after which a request is sent again.",
     )
     s3_wait_s: float = Field(
         default=120.0,
         ge=0,
-        description="Seconds for which S3 or a web server is tried again while it is overloaded, or without getting further.",
+        description="Seconds for which S3 or a web server is tried again while it is overloaded, or without getting "
+        "further.",
     )
 
     output_s3_endpoint: str | None = Field(

@@ -60,8 +60,9 @@ def shown_url(where: str) -> str:
         return f"s3://{bucket.rpartition('@')[2]}{slash}{key}"
     try:
         return str(URL(where).with_user(None).with_query(None).with_fragment(None))
-    except ValueError:  # which aiohttp refuses, too
-        return where.rpartition("@")[2].partition("?")[0].partition("#")[0]
+    except ValueError:  # which aiohttp refuses, too; what is what in it is a guess: rather too little is shown
+        head = where.partition("?")[0].partition("#")[0]
+        return head.rpartition("@")[2] if "@" in head or "@" not in where else "a URL that is none"
 
 
 def is_local(place: str) -> bool:

@@ -296,6 +296,8 @@ async def test_closes_twice(server: RangedServer) -> None:
     [
         ("https://user:pw@x.example/a/B02.tif?sig=s#f", "https://x.example/a/B02.tif"),
         ("https://user:pw@[::1/a?sig=s", "[::1/a"),
+        ("https://[::1/a?sig=s@t", "a URL that is none"),
+        ("https://user:p?w@x.example/a", "a URL that is none"),
         ("//user:pw@x.example/a?sig=s", "//x.example/a"),
         ("ftp://user:pw@x.example/a", "ftp://x.example/a"),
         ("s3://user:pw@bucket/a?b#c@d", "s3://bucket/a?b#c@d"),

@@ -12,7 +12,7 @@ from typing import Literal
 import pytest
 
 from kappamask_stream.errors import ProductError, StoreError, StoreUnavailableError, UsageError
-from kappamask_stream.s3 import S3Client, S3Object, S3Options
+from kappamask_stream.s3 import S3Client, S3Object, S3Options, Stores
 from kappamask_stream.s3.limits import RequestLimits
 from kappamask_stream.s3.retry import Patience
 from kappamask_stream.sources.s3 import S3Blob, S3Source
@@ -213,6 +213,22 @@ async def test_versions_that_the_listing_lacks_are_those_of_the_first_answer(
     for attempt in (source.read("B02.jp2", 0, 10), source.read_all("B02.jp2", limit=10**8)):
         with pytest.raises(StoreError, match="replaced"):
             await attempt
+
+
+async def test_the_stores_of_a_process_tell_each_retry_of_objects_and_web_servers(store: FaultyS3) -> None:
+    told: list[str] = []
+    options = S3Options(endpoint_url=store.endpoint, patience=QUICK)
+    async with Stores(options, on_retry=told.append) as stores:
+        assert stores.http is stores.http
+        client = await stores.client()
+        await client.head("bucket", KEY)
+        store.faults += [Fault(status=500, code="InternalError"), Fault(), Fault(status=502)]
+        assert await client.read(object_of(), 0, 10) == DATA[:10]
+        data, _ = await stores.http.fetch(f"{store.endpoint}/bucket/{KEY}", limit=len(DATA))
+        assert data == DATA
+    first, second = told
+    assert first.startswith(f"s3://bucket/{KEY}: the store answers 500 InternalError (as told); attempt 1 failed, ")
+    assert second.startswith(f"{store.endpoint}/bucket/{KEY}: the server answers 502 Bad Gateway; attempt 1 failed, ")
 
 
 async def test_waiting_for_a_connection_uses_up_no_patience(store: FaultyS3) -> None:

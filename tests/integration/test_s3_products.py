@@ -182,19 +182,19 @@ async def test_cdses_quota_holds_wherever_its_endpoint_is_said(
 @pytest.mark.parametrize(
     ("where", "source"),
     [
-        ("https://user:SECRET@x.example/X.zip?X-Amz-Signature=SECRET", None),
-        ("ftp://user:SECRET@x.example/item.json", None),
-        ("https://user:SECRET@[bad/item.json?sig=SECRET", None),
-        ("https://user:SECRET@127.0.0.1:99999/item.json?sig=SECRET", None),
-        ("s3://user:SECRET@bucket/X.zip", None),
-        (SafeProduct().name, "https://user:SECRET@x.example/products?sig=SECRET"),
+        ("https://user:hunter2@x.example/X.zip?X-Amz-Signature=hunter2", None),
+        ("ftp://user:hunter2@x.example/item.json", None),
+        ("https://user:hunter2@[bad/item.json?sig=hunter2", None),
+        ("https://user:hunter2@127.0.0.1:99999/item.json?sig=hunter2", None),
+        ("s3://user:hunter2@bucket/X.zip", None),
+        (SafeProduct().name, "https://user:hunter2@x.example/products?sig=hunter2"),
     ],
 )
 async def test_passwords_are_not_repeated(where: str, source: str | None) -> None:
     async with Stores() as stores:
         with pytest.raises(KappaMaskError) as caught:
             await open_source(where, stores=stores, source=source)
-    assert "SECRET" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 async def test_a_profile_that_is_none_is_said_at_the_first_request() -> None:
