@@ -19,6 +19,7 @@ from kappamask_stream.output import MaskOptions
 from kappamask_stream.pipeline import mask_product
 from kappamask_stream.result import ProductProgress, ProductResult
 from kappamask_stream.s3 import is_s3_url
+from kappamask_stream.sources.hrefs import shown_url
 from kappamask_stream.stac import Catalogues, StacExtra
 from kappamask_stream.threads import in_thread
 
@@ -140,7 +141,7 @@ async def mask_products(
     """
 
     async def one(where: str) -> ProductResult:
-        progress = ProductProgress(product=where)
+        progress = ProductProgress(product=shown_url(where))
         async with workshop.slots:
             started = time.monotonic()
             if on_start is not None:

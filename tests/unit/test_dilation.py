@@ -31,7 +31,7 @@ def naive(mask: np.ndarray, classes: list[Growth]) -> np.ndarray:
             continue
         for growth in classes:
             seeds = np.argwhere(mask == growth.value)
-            if len(seeds) and np.hypot(seeds[:, 0] - row, seeds[:, 1] - col).min() <= growth.radius + 1e-9:
+            if len(seeds) and ((seeds - [row, col]) ** 2).sum(axis=1).min() <= growth.radius**2:
                 grown[row, col] = growth.value
                 break
     return grown
