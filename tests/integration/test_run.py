@@ -373,22 +373,24 @@ def test_a_server_that_dies_fails_the_product_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    ("signals", "code"),
+    ("signals", "codes"),
     [
-        ([signal.SIGINT], 130),
-        ([signal.SIGTERM], 143),
-        ([signal.SIGINT] * 2, 130),
-        ([signal.SIGTERM, signal.SIGINT], 143),
+        ([signal.SIGINT], {130}),
+        ([signal.SIGTERM], {143}),
+        ([signal.SIGINT] * 2, {130}),
+        # Where both are pending before the process runs again, the system hands over the lower number first.
+        ([signal.SIGTERM, signal.SIGINT], {130, 143}),
     ],
 )
 def test_interrupted_in_the_middle_it_leaves_nothing(
-    streaming: Callable[..., Streaming], tmp_path: Path, signals: list[signal.Signals], code: int
+    streaming: Callable[..., Streaming], tmp_path: Path, signals: list[signal.Signals], codes: set[int]
 ) -> None:
     one = streaming()
     for number in signals:
         one.process.send_signal(number)
     ended = one.end()
-    assert (ended.code, ended.out) == (code, "")
+    assert ended.code in codes
+    assert ended.out == ""
     assert f"{signals[0].name}: stopping" in ended.err
     assert "Traceback" not in ended.err
     assert files_in(tmp_path / "out") == []
