@@ -271,10 +271,8 @@ class _Windows(Extra):
         self._frame = job.frame
 
     async def add_block(self, block: Block) -> None:
-        frame, size = self._frame, len(block.pixels)
-        shown = Window(block.row * size, block.col * size, size, size).intersection(
-            Window(0, 0, frame.height, frame.width)
-        )
+        frame = self._frame
+        shown = block.window.intersection(Window(0, 0, frame.height, frame.width))
         window = MaskWindow(
             row=shown.row,
             col=shown.col,

@@ -52,7 +52,10 @@ class Assembly:
         if self._dilation is not None:
             blocks = [ready for block in blocks for ready in self._dilation.add(block)]
         if self._canvas is not None:
-            blocks = [ready for block in blocks for ready in self._canvas.place(self._window_of(block), block.pixels)]
+            around = self._layout.work.window
+            blocks = [
+                ready for block in blocks for ready in self._canvas.place(block.window.placed_in(around), block.pixels)
+            ]
         return [self._finished(block) for block in blocks]
 
     def shares(self) -> dict[str, float]:
@@ -60,21 +63,14 @@ class Assembly:
         total = int(self._counts.sum())
         return {c.name: float(self._counts[c.value]) / max(1, total) for c in self._contract.classes}
 
-    def _window_of(self, block: Block) -> Window:
-        """Return the pixels of the image that a block of the mosaic holds."""
-        size, origin = self._mosaic.block_size, self._layout.work.window
-        return Window(origin.row + block.row * size, origin.col + block.col * size, size, size)
-
     def _finished(self, block: Block) -> Block:
         """Count a block's classes; what lies outside the area of interest becomes nodata and is not counted."""
-        frame, size = self._layout.frame, self._mosaic.block_size
-        inside = Window(block.row * size, block.col * size, size, size).intersection(
-            Window(0, 0, frame.height, frame.width)
-        )
+        frame = self._layout.frame
+        inside = block.window.intersection(Window(0, 0, frame.height, frame.width))
         shown = block.pixels[: inside.height, : inside.width]
         outside = None
         if self._layout.area is not None:
-            outside = self._layout.area.outside(inside.seen_from(Window(-frame.window.row, -frame.window.col, 0, 0)))
+            outside = self._layout.area.outside(inside.placed_in(frame.window))
         if outside is None:
             self._counts += np.bincount(shown.ravel(), minlength=256)
             return block

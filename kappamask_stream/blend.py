@@ -116,7 +116,7 @@ class BlendMosaic:
         seen = tile.window.intersection(self._frame)
         finished = []
         for row, col, placed in blocks_meeting(seen.seen_from(self._frame), self.block_size):
-            window = placed.seen_from(Window(-self._frame.row, -self._frame.col, 0, 0))
+            window = placed.placed_in(self._frame)
             sums = self._pending.get((row, col)) or self._begin(row, col, window)
             if probabilities is not None:
                 self._accumulate(sums, tile, window.intersection(seen), window, probabilities, nodata_mask)
@@ -149,12 +149,11 @@ class BlendMosaic:
         nodata_mask: NDArray[np.bool_] | None,
     ) -> None:
         rows, cols = common.relative_to(tile.window)
-        weight = self._ramp[rows, np.newaxis] * self._ramp[np.newaxis, cols]
+        weight = weights(self._ramp, rows, cols, nodata_mask)
         target = common.relative_to(window)
         if nodata_mask is None:
             sums.has_data[target] = True
         else:
-            weight = np.where(nodata_mask[rows, cols], np.uint32(0), weight)
             sums.has_data[target] |= ~nodata_mask[rows, cols]
         sums.weighted[(slice(None), *target)] += probabilities[:, rows, cols].astype(np.uint32) * weight
 
@@ -171,6 +170,14 @@ def ramp(tile_size: int, margin: int) -> NDArray[np.uint32]:
     distance = np.arange(1, tile_size + 1)
     weights: NDArray[np.uint32] = np.minimum(np.minimum(distance, distance[::-1]), max(1, 2 * margin)).astype(np.uint32)
     return weights
+
+
+def weights(
+    ramp: NDArray[np.uint32], rows: slice, cols: slice, nodata_mask: NDArray[np.bool_] | None
+) -> NDArray[np.uint32]:
+    """Return uint32 weights of a part of a tile: the ramps of both axes multiplied, 0 where the tile holds no data."""
+    weight: NDArray[np.uint32] = ramp[rows, np.newaxis] * ramp[np.newaxis, cols]
+    return weight if nodata_mask is None else np.where(nodata_mask[rows, cols], np.uint32(0), weight)
 
 
 def largest_sum(tile_size: int, margin: int) -> int:

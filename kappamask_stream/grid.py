@@ -54,6 +54,10 @@ class Window:
         """Return the same pixels in rows and columns counted from another window's corner."""
         return Window(self.row - origin.row, self.col - origin.col, self.height, self.width)
 
+    def placed_in(self, origin: Window) -> Window:
+        """Return the same pixels where they were counted from another window's corner: undoes `seen_from`."""
+        return Window(self.row + origin.row, self.col + origin.col, self.height, self.width)
+
     def relative_to(self, origin: Window) -> tuple[slice, slice]:
         """Return row and column slices of this window in an array that holds `origin`."""
         row, col = self.row - origin.row, self.col - origin.col

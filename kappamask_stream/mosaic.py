@@ -31,6 +31,12 @@ class Block:
     col: int
     pixels: NDArray[np.uint8]
 
+    @property
+    def window(self) -> Window:
+        """Its pixels, in rows and columns of the mask; at the mask's edges it reaches beyond."""
+        size = len(self.pixels)
+        return Window(self.row * size, self.col * size, size, size)
+
 
 def blocks_meeting(window: Window, size: int) -> Iterator[tuple[int, int, Window]]:
     """Yield (row, column, window) of the blocks of `size` pixels that a window meets, in raster order."""
@@ -117,7 +123,7 @@ class BlockCanvas:
         shown = window.intersection(self._frame)
         finished = []
         for row, col, placed in blocks_meeting(shown.seen_from(self._frame), self.block_size):
-            block = placed.seen_from(Window(-self._frame.row, -self._frame.col, 0, 0))
+            block = placed.placed_in(self._frame)
             held = self._pending.get((row, col))
             if held is None:
                 held = np.full((self.block_size, self.block_size), self._nodata, np.uint8)

@@ -286,8 +286,9 @@ class _Run:
                 blocks = await self._work(self.assembly.add, answer)
         for block in blocks:
             await self.cog.add(block)
+        is_shown = self.layout.shows(answer.tile)
         for extra in self.extras:
-            if self.layout.shows(answer.tile):
+            if is_shown:
                 await extra.add_tile(answer)
             for block in blocks:
                 await extra.add_block(block)

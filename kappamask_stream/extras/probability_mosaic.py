@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kappamask_stream.blend import ramp
-from kappamask_stream.grid import Window
+from kappamask_stream.blend import ramp, weights
 from kappamask_stream.mosaic import BLOCK_SIZE, Block, PendingBlocks, blocks_meeting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kappamask_stream.grid import Tile, TileGrid
+    from kappamask_stream.grid import Tile, TileGrid, Window
     from kappamask_stream.output import MosaicKind
 
 
@@ -54,7 +53,7 @@ class ProbabilityMosaic:
         share = self._decided(tile).intersection(self._frame)
         finished = []
         for row, col, placed in blocks_meeting(share.seen_from(self._frame), self._size):
-            block = placed.seen_from(Window(-self._frame.row, -self._frame.col, 0, 0))
+            block = placed.placed_in(self._frame)
             sums = self._pending.get((row, col))
             if sums is None:
                 sums = self._begin((row, col), block)
@@ -94,9 +93,7 @@ class ProbabilityMosaic:
         if self._ramp is None:
             target[...] = probabilities[:, rows, cols]
             return
-        weight = self._ramp[rows, np.newaxis] * self._ramp[np.newaxis, cols]
-        if missing is not None:
-            weight = np.where(missing[rows, cols], np.uint32(0), weight)
+        weight = weights(self._ramp, rows, cols, missing)
         target[:-1] += probabilities[:, rows, cols].astype(np.uint32) * weight
         target[-1] += weight
 
