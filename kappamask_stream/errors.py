@@ -5,6 +5,7 @@
     ├── InputError            exit 3   a product or weights cannot be read: missing, incomplete or damaged
     │   ├── ProductError               directory, names, XML, bands, checksums
     │   ├── CodestreamError            a JPEG 2000 file is truncated or corrupt
+    │   ├── MessageError               a queue's message is in no known form, or names no product
     │   └── StoreError                 an object store or HTTP server refuses
     │       └── StoreUnavailableError  (retryable) it cannot be reached, is overloaded, or breaks off
     ├── ServerError           exit 4   Triton is not there, refuses or answers nonsense
@@ -16,6 +17,8 @@
     │   └── InferenceError             the server failed on a tile, or its answer is unusable
     ├── OutputError           exit 5   the mask cannot be written: no space, no permission, name taken
     │   └── OutputUnavailableError     (retryable) the store for outputs cannot be reached, or is overloaded
+    ├── QueueError            exit 6   a queue or topic refuses: no such queue, no permission, message too large
+    │   └── QueueUnavailableError      (retryable) it cannot be reached, or is overloaded
     └── InternalError         exit 1   a fault of this program: any exception that is not of this tree
 
 A message says what, which file, the two numbers and the remedy. Foreign exceptions are translated once,
@@ -50,6 +53,10 @@ class ProductError(InputError):
 
 class CodestreamError(InputError):
     """A JPEG 2000 codestream is truncated, corrupt, or contradicts itself."""
+
+
+class MessageError(InputError):
+    """A queue's message is in none of the forms that are understood, or names no product."""
 
 
 class StoreError(InputError):
@@ -106,6 +113,18 @@ class OutputError(KappaMaskError):
 
 class OutputUnavailableError(OutputError):
     """The store that masks go to cannot be reached, is overloaded, or broke off again and again."""
+
+    retryable = True
+
+
+class QueueError(KappaMaskError):
+    """A queue or topic refuses: there is none of this name, no permission, or a message is too large."""
+
+    exit_code = 6
+
+
+class QueueUnavailableError(QueueError):
+    """A queue or topic cannot be reached, is overloaded, or broke off again and again."""
 
     retryable = True
 

@@ -7,8 +7,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
-from kappamask_stream.errors import UsageError
-from kappamask_stream.inference import TritonClient
+from kappamask_stream.errors import ServerError, ServerUnavailableError, UsageError
+from kappamask_stream.inference import TritonClient, connect, endpoint_of
+from kappamask_stream.inference.pressure import MetricsPressure, Pressure, StatisticsPressure
 from kappamask_stream.resources import ServedModel
 from kappamask_stream.server import ServerEnvironment
 from kappamask_stream.server.lease import lease_local_server
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kappamask_stream.settings import Settings
+
+#: Seconds for which the first product waits for a server; for which the next ones take it for dead where that was in
+#: vain; and for which one of them then waits again.
+_FIRST_WAIT_S = 10.0
+_DEAD_S = 10.0
+_NEXT_WAIT_S = 1.0
 
 Architecture = Literal["DeepLabv3Plus", "Unet"]
 Precision = Literal["f32", "bf16", "fp16"]
@@ -84,8 +91,11 @@ class ModelPool:
     Raises
     ------
     UsageError
-        If weights are given for a server elsewhere, the local server is to make KappaMask from none, or half
-        precision is asked of it.
+        If weights are given for a server elsewhere, its endpoint, TLS files or token cannot be used, the local server
+        is to make KappaMask from none, or half precision is asked of it.
+
+    State: by name, the client and what products share of it (the newest one where the server was given another model);
+    until when the endpoint counts as dead, and of what; and what tells how full the server is.
     """
 
     def __init__(
@@ -101,6 +111,7 @@ class ModelPool:
                 "--weights is for the server that runs on this machine; a server at --triton holds its own weights: "
                 "leave one of the two out"
             )
+        endpoint_of(settings)
         self._choice, self._settings = choice, settings
         self._cache = WeightsCache.at(settings.weights_dir)
         name = choice.served_name(choice.levels[-1])
@@ -114,9 +125,13 @@ class ModelPool:
         ):
             raise self._no_weights(name)
         self._keep_server, self._on_progress = keep_server, on_progress
-        self._models: dict[str, ServedModel] = {}
+        self._models: dict[str, tuple[TritonClient, ServedModel]] = {}
+        self._dead: tuple[float, ServerUnavailableError] | None = None
         self._lock = asyncio.Lock()
         self._stack = AsyncExitStack()
+        self._pressure: Pressure | None = None
+        if settings.triton_metrics is not None:
+            self._tell_pressure(MetricsPressure(settings.triton_metrics, ca=settings.triton_ca))
 
     async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
@@ -128,10 +143,13 @@ class ModelPool:
     async def get(self, level: str) -> ServedModel:
         """Return the model for a product level, connecting (and starting a local server) the first time.
 
+        Now and then, and after errors that hint at it, it is looked whether the server serves another model under the
+        name by now: then it is that one that is returned, and products that were begun with the earlier one fail.
+
         Raises
         ------
         ServerError
-            If there is no such model or no server.
+            If there is no such model or no server, or several servers do not serve the same.
         UsageError
             If the local server is to make KappaMask from no weights.
         InputError
@@ -140,33 +158,95 @@ class ModelPool:
         name = self._choice.served_name(level)
         async with self._lock:
             if name not in self._models:
-                self._models[name] = await self._connect(name)
-            return self._models[name]
+                await self._connect_first(name)
+            elif self._models[name][0].is_doubtful:
+                try:
+                    await self._renew(name)
+                except ServerError as error:
+                    if not error.retryable:  # else the tiles will tell, and have patience
+                        raise
+            return self._models[name][1]
 
-    async def _connect(self, name: str) -> ServedModel:
-        endpoint, settings = self._settings.triton, self._settings
-        if endpoint is None:
-            if not self._can_be_served(name):
-                raise self._no_weights(name)
-            server = await self._stack.enter_async_context(
-                lease_local_server(
-                    model=name,
-                    weights=self._choice.weights or await in_thread(None, self._cache.verified, name),
-                    env=settings.server_env,
-                    keep=self._keep_server,
-                    on_progress=self._on_progress,
-                )
-            )
-            endpoint, name = f"grpc://{server.grpc_address}", server.model_name
-        client = await self._stack.enter_async_context(
-            await TritonClient.connect(
-                endpoint,
-                name,
-                infer_timeout_s=settings.infer_timeout_s,
-                server_wait_s=min(10.0, settings.server_wait_s),
+    async def refresh(self, level: str) -> ServedModel:
+        """Do what `get` does, and ask the server in any case: so this tells whether it could be worked with now.
+
+        Raises
+        ------
+        ServerError
+            As `get`, and where the server does not answer.
+        """
+        name = self._choice.served_name(level)
+        async with self._lock:
+            await (self._renew(name) if name in self._models else self._connect_first(name))
+            return self._models[name][1]
+
+    async def pending(self) -> float | None:
+        """Return requests for the connected models that wait in the server, in each of several on average.
+
+        None where nothing is known: nothing is connected, the server does not tell, or it was asked the first time.
+        """
+        clients = [client for client, _ in self._models.values()]
+        if not clients:
+            return None
+        if self._pressure is None:
+            self._tell_pressure(StatisticsPressure(clients[0].connection.one))
+        assert self._pressure is not None  # noqa: S101 - for the type checker
+        return await self._pressure.pending({client.contract.name for client in clients})
+
+    def _tell_pressure(self, pressure: Pressure) -> None:
+        self._pressure = pressure
+        self._stack.push_async_callback(pressure.aclose)
+
+    def _hold(self, name: str, client: TritonClient) -> None:
+        self._models[name] = (client, ServedModel.of(client, self._settings.max_in_flight))
+
+    async def _connect_first(self, name: str) -> None:
+        """Connect; an endpoint that was dead a moment ago is not waited for again by each product."""
+        now = asyncio.get_running_loop().time
+        if self._dead is not None and now() < self._dead[0]:
+            raise ServerUnavailableError(str(self._dead[1])) from self._dead[1]
+        patience = _FIRST_WAIT_S if self._dead is None else _NEXT_WAIT_S
+        try:
+            self._hold(name, await self._connect(name, min(patience, self._settings.server_wait_s)))
+        except ServerUnavailableError as error:
+            self._dead = (now() + _DEAD_S, error)
+            raise
+        self._dead = None
+
+    async def _renew(self, name: str) -> None:
+        """Take the model that is served now; on another connection where TLS files were replaced."""
+        client, _ = self._models[name]
+        if await in_thread(None, client.connection.has_other_files):
+            self._hold(name, await self._connect(name, 0.0))
+            return
+        renewed = await client.renewed()
+        if renewed is not client:
+            self._hold(name, renewed)
+
+    async def _connect(self, name: str, server_wait_s: float) -> TritonClient:
+        settings = self._settings
+        if settings.triton is not None:
+            return await self._stack.enter_async_context(await connect(settings, name, server_wait_s=server_wait_s))
+        if not self._can_be_served(name):
+            raise self._no_weights(name)
+        server = await self._stack.enter_async_context(
+            lease_local_server(
+                model=name,
+                weights=self._choice.weights or await in_thread(None, self._cache.verified, name),
+                env=settings.server_env,
+                keep=self._keep_server,
+                on_progress=self._on_progress,
             )
         )
-        return ServedModel.of(client, settings.max_in_flight)
+        if self._pressure is None:
+            self._tell_pressure(MetricsPressure(server.metrics_url))
+        client = await TritonClient.connect(
+            f"grpc://{server.grpc_address}",
+            server.model_name,
+            infer_timeout_s=settings.infer_timeout_s,
+            server_wait_s=server_wait_s,
+        )
+        return await self._stack.enter_async_context(client)
 
     def _can_be_served(self, name: str) -> bool:
         """Tell whether the local server has what it needs for a model: KappaMask's weights come with no package.

@@ -141,6 +141,7 @@ def main() -> None:
     check = commands.add_parser("check")
     check.add_argument("model")
     check.add_argument("--endpoint", required=True)
+    check.add_argument("--access", default="{}")
     check.add_argument("--repository", type=Path)
     check.add_argument("--tiles", type=Path)
     check.add_argument("--rests-on")

@@ -6,13 +6,13 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
-import tritonclient.grpc as triton
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
 from kappamask_stream.contract import PARAMETER_KEY, ModelContract
 from kappamask_stream.errors import ContractError, ServerUnavailableError, UsageError
+from server_models.access import Access, open_client
 from server_models.check_record import write_record
 from server_models.check_tiles import builtin_tiles, load_tiles
 from server_models.model_check import ModelCheck
@@ -36,16 +36,17 @@ def check(args: argparse.Namespace, say: Say) -> None:
 
     Parameters
     ----------
-    args : ``tiles``: a user's file, None for the built-in ones; ``repository``: where the float32 graph lies, None
-        where there is none; ``rests_on``: JSON of what a record of this check rests on (null: none is kept), None for
-        a server that is not the local one.
+    args : ``access``: JSON of `Access`; ``tiles``: a user's file, None for the built-in ones; ``repository``: where the
+        float32 graph lies, None where there is none; ``rests_on``: JSON of what a record of this check rests on (null:
+        none is kept), None for a server that is not the local one.
 
     Raises
     ------
     ServerUnavailableError, ContractError, InputError, UsageError
         If there is nothing to check, or nothing to check it with.
     """
-    contract = _served_contract(args.endpoint, args.model)
+    access = Access.from_json(args.access)
+    contract = _served_contract(args.endpoint, access, args.model)
     folder = args.repository / args.model if args.repository else None
     graph = None if folder is None else reference_graph(folder, contract)
     if args.tiles is None:
@@ -65,6 +66,7 @@ def check(args: argparse.Namespace, say: Say) -> None:
         tiles=tiles,
         graph=graph,
         say=lambda text: say(event="progress", text=f"checking {args.model}: {text}"),
+        access=access,
     ).run()
     if args.rests_on is not None and folder is not None:
         rests_on = json.loads(args.rests_on)
@@ -92,8 +94,8 @@ def own_contract(repository: Path, model: str) -> ModelContract | None:
     return _contract_in(config, str(path))
 
 
-def _served_contract(endpoint: str, model: str) -> ModelContract:
-    with contextlib.closing(triton.InferenceServerClient(endpoint)) as client:
+def _served_contract(endpoint: str, access: Access, model: str) -> ModelContract:
+    with contextlib.closing(open_client(endpoint, access)) as client:
         try:
             config = client.get_model_config(model, client_timeout=_CONTROL_TIMEOUT_S).config
         except InferenceServerException as error:

@@ -6,18 +6,20 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from kappamask_stream.contract import PARAMETER_KEY, ModelContract
 from kappamask_stream.errors import ContractError, ServerSetupError
 from server_models import selfcheck
+from server_models.access import open_client
 from server_models.leftovers import scratch_noted
 from server_models.tritonserver import TritonProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import tritonclient.grpc as triton
 
 _LOAD_S = 600.0
 
@@ -41,7 +43,7 @@ class Loader:
 
     def client(self) -> triton.InferenceServerClient:
         """Return a new client, which the caller closes."""
-        return triton.InferenceServerClient(self.endpoint)
+        return open_client(self.endpoint)
 
     async def load(self, model: str, say: Callable[[str], None]) -> ModelContract:
         """Load a model, have it answer a tile, and return its contract.

@@ -27,6 +27,7 @@ from kappamask_stream.errors import (
     ServerUnavailableError,
     error_kinds,
 )
+from server_models.access import Access, open_client
 from server_models.check_figures import MAX_DIFFERING, Answers, BatchFigures, CheckReport, faults_of, measure, misfits
 from server_models.tether import tethered
 
@@ -52,11 +53,12 @@ class ModelCheck:
 
     Parameters
     ----------
-    endpoint : ``HOST:PORT`` of the server's gRPC.
+    endpoint : gRPC target of the server, e.g. ``127.0.0.1:8001``.
     contract : of the model.
     tiles : what is sent; their labels are the reference where they have any.
     graph : float32 graph for the reference where the tiles have no labels; None where there is none.
     say : told how far it is.
+    access : what the server wants of its clients.
     """
 
     endpoint: str
@@ -64,6 +66,7 @@ class ModelCheck:
     tiles: CheckTiles
     graph: Path | None
     say: Callable[[str], None]
+    access: Access = field(default_factory=Access)
     _faults: list[str] = field(default_factory=list)
     _batches: list[BatchFigures] = field(default_factory=list)
 
@@ -79,7 +82,7 @@ class ModelCheck:
         """
         started = self._said = time.monotonic()
         compared_with = self._compared_with()
-        with contextlib.closing(triton.InferenceServerClient(self.endpoint)) as self._client:
+        with contextlib.closing(open_client(self.endpoint, self.access)) as self._client:
             try:
                 self._ask_all()
             except _MisfitError as misfit:

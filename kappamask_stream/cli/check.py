@@ -131,7 +131,7 @@ class _Check:
         with tempfile.TemporaryDirectory(prefix="kappamask-check-") as folder:
             if self.settings.triton is None:
                 return await self._local(environment, Path(folder))
-            return await self._remote(environment, self.settings.triton, Path(folder))
+            return await self._remote(environment, Path(folder))
 
     async def _local(self, environment: ServerEnvironment, folder: Path) -> dict[str, Any]:
         from kappamask_stream.contract import ModelContract
@@ -168,15 +168,15 @@ class _Check:
             )
         return reports[-1]
 
-    async def _remote(self, environment: ServerEnvironment, endpoint: str, folder: Path) -> dict[str, Any]:
-        from kappamask_stream.inference import TritonClient
-        from kappamask_stream.inference.triton import grpc_target
+    async def _remote(self, environment: ServerEnvironment, folder: Path) -> dict[str, Any]:
+        from kappamask_stream.inference import connect
         from kappamask_stream.server.commands import follow
 
-        async with await TritonClient.connect(endpoint, self.model) as client:
-            contract = client.contract
+        async with await connect(self.settings, self.model) as client:
+            contract, connection = client.contract, client.connection
         tiles = self.tiles if self.product is None else await self._cut(contract, folder)
-        arguments = ["check", self.model, "--endpoint", grpc_target(endpoint)]
+        arguments = ["check", self.model, "--endpoint", connection.endpoint.target]
+        arguments += ["--access", json.dumps(connection.access())]
         arguments += ["--tiles", str(tiles.absolute())] if tiles else []
         arguments += ["--repository", str(self.repository.absolute())] if self.repository else []
         report: dict[str, Any] = (await follow(environment, arguments, self._say))["report"]

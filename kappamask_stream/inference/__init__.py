@@ -1,5 +1,6 @@
 """Inference: requests and answers, the Triton client, the in-flight window and retries."""
 
+from kappamask_stream.inference.connecting import connect, endpoint_of
 from kappamask_stream.inference.retry import RetryPolicy, infer_with_retry
 from kappamask_stream.inference.triton import TritonClient
 from kappamask_stream.inference.types import BatchSizes, InferenceClient, InferResult, TileRequest
@@ -13,5 +14,7 @@ __all__ = [
     "RetryPolicy",
     "TileRequest",
     "TritonClient",
+    "connect",
+    "endpoint_of",
     "infer_with_retry",
 ]

@@ -1,7 +1,8 @@
 """What a Triton client's exceptions mean: one pure function, for gRPC's statuses say little.
 
 Triton answers UNAVAILABLE where its queue is full, where part of the protocol is closed to this client, and gRPC
-answers UNAVAILABLE where nobody listens: three things that a client must treat in three ways.
+answers UNAVAILABLE where nobody listens and where certificates are wrong: things that a client must treat in its way
+each.
 """
 
 from __future__ import annotations
@@ -24,6 +25,22 @@ if TYPE_CHECKING:
 
 _ANY = ""
 
+#: What gRPC says of a certificate, and the remedy. First match counts.
+_CERTIFICATES = [
+    ("hostname verification", "it is for another name than this; give the name that it is for"),
+    ("expired", "it has expired; have it renewed, or set this machine's clock"),
+    ("not yet valid", "it is not valid yet; set this machine's clock"),
+    ("issuer", "it is of a CA that is not known here; give the file of the CA with --triton-ca"),
+    ("self", "it is of a CA that is not known here; give the file of the CA with --triton-ca"),
+]
+
+
+def _certificate(said: str) -> str:
+    """Say what is wrong with a server's certificate, and what to do."""
+    reason = said.rpartition("CERTIFICATE_VERIFY_FAILED: ")[2].removesuffix(": OK").strip()
+    return next((remedy for text, remedy in _CERTIFICATES if text in reason.lower()), reason)
+
+
 #: Status (any where empty), texts of which the message holds one (any where empty), what it means. First match counts.
 _MEANINGS: list[tuple[str, tuple[str, ...], type[ServerError], Callable[[str, str, float], str]]] = [
     (
@@ -37,6 +54,36 @@ _MEANINGS: list[tuple[str, tuple[str, ...], type[ServerError], Callable[[str, st
         ("exceeds maximum queue size", "request timeout expired"),
         ServerOverloadedError,
         lambda at, said, _: f"the queue of the server at {at} is full: {said}",
+    ),
+    (
+        "UNAVAILABLE",
+        ("certificate_verify_failed", "hostname verification check failed"),
+        ServerError,
+        lambda at, said, _: f"the certificate of the server at {at} is not accepted: {_certificate(said)}",
+    ),
+    (
+        "UNAVAILABLE",
+        ("wrong_version_number",),
+        ServerError,
+        lambda at, _, __: f"the server at {at} does not speak TLS: give grpc://HOST:PORT, or start it with TLS",
+    ),
+    (
+        "UNAUTHENTICATED",
+        (),
+        ServerError,
+        lambda at, said, _: f"the server at {at} does not know who asks: {said}; give a good token (triton_token_file)",
+    ),
+    (
+        "PERMISSION_DENIED",
+        (),
+        ServerError,
+        lambda at, said, _: f"the server at {at} does not let us in: {said}; ask its operator for access",
+    ),
+    (
+        "UNIMPLEMENTED",
+        (),
+        ServerError,
+        lambda at, said, _: f"what listens at {at} is no Triton: {said or 'it does not know its protocol'}",
     ),
     (  # A model that is not loaded, or whose process has died: a server that is starting again, for one.
         _ANY,

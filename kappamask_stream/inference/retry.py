@@ -53,12 +53,16 @@ async def infer_with_retry(
     *,
     window: InFlightWindow,
     policy: RetryPolicy,
-    on_retry: Callable[[str], None] | None = None,
+    on_retry: Callable[[str, str], None] = lambda _cause, _text: None,
 ) -> InferResult:
     """Send a tile until it is answered or the policy's patience ends. The caller holds no slot; one is taken per try.
 
     A full queue lowers the window's limit and costs patience of its own; a dead endpoint is tried for
     `server_wait_s`; a request that times out or that the server fails on is sent `attempts` times.
+
+    Parameters
+    ----------
+    on_retry : told the error's class name, and in words, of each attempt that failed and is followed by another.
 
     Raises
     ------
@@ -89,8 +93,7 @@ async def infer_with_retry(
         failures += 1
         if exhausted:
             raise type(last)(f"{request.name}: {last} (tried {failures} times)") from last
-        if on_retry is not None:
-            on_retry(f"{request.name}: {last}; trying again")
+        on_retry(type(last).__name__, f"{request.name}: {last}; trying again")
         await asyncio.sleep(policy.pause_s(failures))
 
 

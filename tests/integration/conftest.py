@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,10 +61,24 @@ def state(make_state: Callable[[], LocalState]) -> LocalState:
 
 @dataclass(frozen=True)
 class PrivateTriton:
-    """A tritonserver without a supervisor."""
+    """A tritonserver without a supervisor.
+
+    Attributes
+    ----------
+    address : HOST:PORT of its gRPC.
+    pid : of tritonserver.
+    metrics : URL.
+    key : value of the header that opens what is restricted.
+    """
 
     address: str
     pid: int
+    metrics: str
+    key: str
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
 
 
 Start = Callable[..., PrivateTriton]
@@ -71,13 +86,13 @@ Start = Callable[..., PrivateTriton]
 
 @pytest.fixture
 def private_triton(server_env: Path) -> Iterator[Start]:
-    """Start tritonservers on a repository: ``start(repository, models, restrict=(...))``."""
+    """Start tritonservers on a repository: ``start(repository, models, restrict=(...), …)``, see private_triton.py."""
     with ExitStack() as stack:
 
-        def start(repository: Path, models: Sequence[str], restrict: Sequence[str] = ()) -> PrivateTriton:
+        def start(repository: Path, models: Sequence[str], **options: Any) -> PrivateTriton:
             folder = stack.enter_context(short_folder())
             command = [str(server_env / "bin" / "python"), "-I", str(PRIVATE_TRITON)]
-            command += [str(repository), str(folder), ",".join(restrict), *models]
+            command += [str(repository), str(folder), json.dumps(options), *models]
             process = stack.enter_context(
                 subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             )

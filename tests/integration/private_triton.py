@@ -1,8 +1,11 @@
 """Run in the server's environment: a tritonserver of its own until standard input ends.
 
-python private_triton.py REPOSITORY FOLDER RESTRICTED[,…] [MODEL ...]
+python private_triton.py REPOSITORY FOLDER OPTIONS [MODEL ...]
 
-RESTRICTED names parts of the protocol that want a key, beside those that always do.
+OPTIONS is a JSON object: ``restrict`` names parts of the protocol that want a key, beside those that always do;
+``flags`` are further arguments of tritonserver, in the place of those of the same name, {key} stands for the key;
+``address`` is what it listens on, ``port`` 0 is any; ``tls`` holds the files (``ca``, and ``certificate`` and ``key``
+of a client) with which a server is asked whose flags want TLS.
 """
 
 import json
@@ -17,22 +20,46 @@ from server_models.leftovers import scratch_noted
 from server_models.tritonserver import RESTRICTED, TritonProcess
 
 
+class PrivateTriton(TritonProcess):
+    """A server with further arguments."""
+
+    flags: list[str]
+
+    def _command(self, program: Path, backends: Path) -> list[str]:
+        names = {flag.partition("=")[0] for flag in self.flags}
+        usual = [part for part in super()._command(program, backends) if part.partition("=")[0] not in names]
+        return [*usual, *(flag.replace("{key}", self.key) for flag in self.flags)]
+
+
 def main() -> None:
-    repository, folder, restricted, *models = sys.argv[1:]
-    more = tuple(name for name in restricted.split(",") if name)
-    server = TritonProcess(Path(repository), Path(folder), restricted=(*RESTRICTED, *more))
+    repository, folder, options, *models = sys.argv[1:]
+    given = {"restrict": [], "flags": [], "address": "127.0.0.1", "port": 0, "tls": None} | json.loads(options)
+    server = PrivateTriton(
+        Path(repository), Path(folder), grpc_port=given["port"], restricted=(*RESTRICTED, *given["restrict"])
+    )
+    server.flags = [f"--grpc-address={given['address']}", *given["flags"]]
     server.start()
     try:
-        client = triton.InferenceServerClient(f"127.0.0.1:{server.grpc_port}")
+        address = f"{given['address']}:{server.grpc_port}"
+        client = connected(address, given["tls"])
         wait_until_ready(client, server)
         with scratch_noted(Path(folder)):
             for model in models:
                 client.load_model(model, headers={TritonProcess.KEY_HEADER: server.key})
         client.close()
-        print(json.dumps({"address": f"127.0.0.1:{server.grpc_port}", "pid": server.process.pid}), flush=True)
+        metrics = f"http://127.0.0.1:{server.metrics_port}/metrics"
+        said = {"address": address, "pid": server.process.pid, "metrics": metrics, "key": server.key}
+        print(json.dumps(said), flush=True)
         sys.stdin.read()
     finally:
         server.stop()
+
+
+def connected(address: str, tls: dict[str, str] | None) -> triton.InferenceServerClient:
+    if tls is None:
+        return triton.InferenceServerClient(address)
+    files = {"root_certificates": tls["ca"], "private_key": tls.get("key"), "certificate_chain": tls.get("certificate")}
+    return triton.InferenceServerClient(address, ssl=True, **files)
 
 
 def wait_until_ready(client: triton.InferenceServerClient, server: TritonProcess) -> None:

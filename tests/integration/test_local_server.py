@@ -170,14 +170,14 @@ async def test_a_tile_survives_the_death_of(state: LocalState, victim: str) -> N
     before = await asyncio.to_thread(state.status)
     window, policy = InFlightWindow(4), RetryPolicy(server_wait_s=60.0)
     async with await TritonClient.connect(f"grpc://{address}", "null_l2a") as client:
-        notes: list[str] = []
+        notes: list[tuple[str, str]] = []
 
         async def answers() -> int:
             """Send tiles until one has been tried again and answered."""
             count = 0
             while not notes or count < 2:
                 result = await infer_with_retry(
-                    client, tile_for(client), window=window, policy=policy, on_retry=notes.append
+                    client, tile_for(client), window=window, policy=policy, on_retry=lambda *said: notes.append(said)
                 )
                 assert (result.labels == 4).all()
                 count += 1

@@ -10,7 +10,6 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
-from tritonclient.grpc.aio import InferenceServerClient
 
 from kappamask_stream.contract import ModelContract
 from kappamask_stream.errors import (
@@ -19,10 +18,10 @@ from kappamask_stream.errors import (
     ServerError,
     ServerOverloadedError,
     ServerUnavailableError,
-    UsageError,
 )
 from kappamask_stream.inference import InFlightWindow, RetryPolicy, TritonClient, infer_with_retry
-from kappamask_stream.inference.triton import grpc_target
+from kappamask_stream.inference.channel import Connection
+from kappamask_stream.inference.endpoint import parse_endpoint
 from tests.integration.tiles import tile_for
 
 if TYPE_CHECKING:
@@ -73,31 +72,10 @@ def add_model(null_repository: Path, tmp_path: Path) -> Callable[..., Path]:
 def unconnected(address: str, repository: Path, infer_timeout_s: float = 60.0) -> TritonClient:
     """A client that has not asked the server for the contract: it would not have got one."""
     contract = ModelContract.from_json((repository / "null_l2a" / "contract.json").read_text())
-    return TritonClient(InferenceServerClient(address), f"grpc://{address}", contract, infer_timeout_s)
+    return TritonClient(Connection.open(parse_endpoint(f"grpc://{address}")), contract, infer_timeout_s)
 
 
 # Connecting
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "target"),
-    [
-        ("grpc://127.0.0.1:8001", "127.0.0.1:8001"),
-        ("host.example:8001", "host.example:8001"),
-        ("grpc://[::1]:8001", "[::1]:8001"),
-    ],
-)
-def test_endpoints_become_targets(endpoint: str, target: str) -> None:
-    assert grpc_target(endpoint) == target
-
-
-@pytest.mark.parametrize(
-    "endpoint",
-    ["http://host:8000", "grpc://host", "host", "grpc://", "", "grpc://host:port", "grpc://host:99999", "grpcs://h:1"],
-)
-async def test_a_malformed_endpoint_is_a_mistake_of_usage(endpoint: str) -> None:
-    with pytest.raises(UsageError, match=r"is no endpoint: give grpc://HOST:PORT"):
-        await TritonClient.connect(endpoint, "null_l2a")
 
 
 async def test_the_contract_is_read_when_connecting(session_server: SessionServer) -> None:
@@ -146,7 +124,8 @@ async def test_models_that_contradict_the_client_are_refused_with_both_sides(
 @pytest.fixture
 def silent_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A port on which somebody accepts and never says a word; ten seconds of it are as good as one half."""
-    monkeypatch.setattr("kappamask_stream.inference.triton._CONTROL_TIMEOUT_S", 0.5)
+    for module in ("served", "triton"):
+        monkeypatch.setattr(f"kappamask_stream.inference.{module}.CONTROL_TIMEOUT_S", 0.5)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -257,7 +236,7 @@ async def test_a_full_queue_is_overload_and_all_tiles_are_answered_in_the_end(
                     tile_for(client, 2000, f"tile {i}"),
                     window=window,
                     policy=policy,
-                    on_retry=lambda _: limits.append(window.limit),
+                    on_retry=lambda *_: limits.append(window.limit),
                 )
                 for i in range(24)
             )

@@ -15,6 +15,16 @@ from kappamask_stream.errors import (
 )
 from kappamask_stream.inference.grpc_errors import translated
 
+NOBODY = "connections to all backends failing; last error: UNKNOWN: ipv4:10.0.0.1:8001: "
+SSL = "Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:"
+HANDSHAKES = {
+    f"{SSL}CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate: OK": "accepted: it is of a CA that is not",
+    f"{SSL}CERTIFICATE_VERIFY_FAILED: self signed certificate: OK": "accepted: it is of a CA that .*--triton-ca$",
+    f"{SSL}CERTIFICATE_VERIFY_FAILED: certificate has expired: OK": "is not accepted: it has expired",
+    f"{SSL}CERTIFICATE_VERIFY_FAILED: unsuitable purpose: OK": "is not accepted: unsuitable purpose$",
+    f"{SSL}WRONG_VERSION_NUMBER: Invalid certificate verification context: OK": "does not speak TLS",
+    "Custom verification check failed with error: UNAUTHENTICATED: Hostname Verification Check failed.": "another name",
+}
 SAID = [
     (
         "StatusCode.UNAVAILABLE",
@@ -94,6 +104,16 @@ SAID = [
         InferenceError,
         "answered INTERNAL: onnx runtime error 1",
     ),
+    *(("StatusCode.UNAVAILABLE", f"{NOBODY}{said}", ServerError, text) for said, text in HANDSHAKES.items()),
+    (
+        "StatusCode.UNAUTHENTICATED",
+        "token expired",
+        ServerError,
+        r"not know who asks: token expired; .*triton_token_file",
+    ),
+    ("StatusCode.PERMISSION_DENIED", "RBAC: access denied", ServerError, "not let us in: RBAC.*ask its operator"),
+    ("StatusCode.UNIMPLEMENTED", "", ServerError, "is no Triton: it does not know its protocol"),
+    ("StatusCode.UNAVAILABLE", "Too many pings", ServerUnavailableError, "no server answers"),
     (None, "got unexpected datatype FLOAT32 from numpy array", InferenceError, "answered without a status"),
 ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kappamask_stream.models import ModelChoice
-from kappamask_stream.settings import PUBLISHED_WEIGHTS
+from kappamask_stream.settings_masking import PUBLISHED_WEIGHTS
 from kappamask_stream.weights import PUBLISHED, WeightsCache, of_model
 from kappamask_stream.weights.download import _own_end, shown_url
 

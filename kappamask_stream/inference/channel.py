@@ -1,0 +1,114 @@
+"""How gRPC talks to servers: one function opens every channel, so that all of them balance, and give up, alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from tritonclient.grpc.aio import InferenceServerClient
+
+from kappamask_stream.errors import UsageError
+from kappamask_stream.inference.security import Security
+from kappamask_stream.inference.token import BearerToken
+
+if TYPE_CHECKING:
+    from kappamask_stream.inference.endpoint import Endpoint
+
+_LARGEST_MESSAGE = 2**31 - 1
+#: Names are resolved again when a connection ends, at most this often; gRPC's own 30 s would keep new servers waiting.
+_RESOLVE_MS = 5_000
+#: Servers take a fifth ping without an answer between for an attack, and end the connection. So a ping comes only after
+#: this share of the time in which a request must be answered, but not more often than each 20 s.
+_PINGS = 4
+_KEEPALIVE_S = 20.0
+
+
+def channel_arguments(infer_timeout_s: float, *, balanced: bool = True) -> list[tuple[str, int | str]]:
+    """Return gRPC's arguments. Passing any to tritonclient replaces its defaults, so all of them stand here.
+
+    Parameters
+    ----------
+    infer_timeout_s : seconds after which requests count as lost.
+    balanced : requests go to all addresses in turn; else to one of them as long as it answers.
+    """
+    return [
+        ("grpc.max_send_message_length", _LARGEST_MESSAGE),
+        ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
+        # Pings find a peer that vanished without a FIN.
+        ("grpc.keepalive_time_ms", int(1000 * max(_KEEPALIVE_S, infer_timeout_s / _PINGS))),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.lb_policy_name", "round_robin" if balanced else "pick_first"),
+        ("grpc.dns_min_time_between_resolutions_ms", _RESOLVE_MS),
+        # A server that restarts is found again within a second, not after gRPC's two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        # A proxy for the web would be asked for the server's name, and balance nothing.
+        ("grpc.enable_http_proxy", 0),
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """An endpoint, and the channels to it.
+
+    Attributes
+    ----------
+    endpoint, security : with which it was opened.
+    channel : requests go to all servers of the endpoint in turn.
+    one : requests go to one of them as long as it answers: its counters can be compared with earlier ones.
+    files : digest of the TLS files.
+    """
+
+    endpoint: Endpoint
+    security: Security
+    channel: InferenceServerClient
+    one: InferenceServerClient
+    files: str
+
+    @classmethod
+    def open(cls, endpoint: Endpoint, security: Security | None = None, *, infer_timeout_s: float = 120.0) -> Self:
+        """Open the channels; nothing is sent before they are asked for something.
+
+        Raises
+        ------
+        UsageError
+            If a file of `security` cannot be used.
+        """
+        security = security or Security()
+        security.check(endpoint)
+        channel = _channel(endpoint, security, channel_arguments(infer_timeout_s))
+        one = channel
+        if not endpoint.is_one_server:
+            one = _channel(endpoint, security, channel_arguments(infer_timeout_s, balanced=False))
+        return cls(endpoint=endpoint, security=security, channel=channel, one=one, files=security.digest())
+
+    def access(self) -> dict[str, bool | str]:
+        """Return what a command of the server's environment needs to connect likewise (`server_models.access`)."""
+        files = dict(self.security.files)
+        if self.security.token_file is not None:
+            files["triton_token_file"] = self.security.token_file
+        return {"tls": self.endpoint.tls, **{setting: str(path.absolute()) for setting, path in files.items()}}
+
+    def has_other_files(self) -> bool:
+        """Tell whether the TLS files were replaced, by others that can be used, since it was opened."""
+        try:
+            if self.security.digest() == self.files:
+                return False
+            self.security.check(self.endpoint)
+        except UsageError:  # they are just being replaced
+            return False
+        return True
+
+    async def aclose(self) -> None:
+        """Close the channels."""
+        await self.channel.close()
+        await self.one.close()
+
+
+def _channel(endpoint: Endpoint, security: Security, arguments: list[tuple[str, int | str]]) -> InferenceServerClient:
+    credentials = security.credentials() if endpoint.tls else None
+    channel = InferenceServerClient(endpoint.target, creds=credentials, channel_args=arguments)
+    if security.token_file is not None:
+        channel.register_plugin(BearerToken(security.token_file))
+    return channel
