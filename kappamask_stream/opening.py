@@ -14,11 +14,17 @@ if TYPE_CHECKING:
 
     from kappamask_stream.product import Product
     from kappamask_stream.s3 import Stores
+    from kappamask_stream.sources.hrefs import MayRead
 
 
 @asynccontextmanager
 async def opened_product(
-    where: str, stores: Stores, *, source: str | None = None, allow_coarser: bool = False
+    where: str,
+    stores: Stores,
+    *,
+    source: str | None = None,
+    allow_coarser: bool = False,
+    may_read: MayRead | None = None,
 ) -> AsyncIterator[Product]:
     """Find a product, read its metadata, and give back what it holds at the end of the block.
 
@@ -28,13 +34,14 @@ async def opened_product(
     source : where names are looked up.
     allow_coarser : True replicates the pixels of a band that is there only coarser than the model asks;
         Earth Search has AOT and WVP at 20 m only.
+    may_read : tells where a STAC Item, its links and redirects may lead; None: everywhere.
 
     Raises
     ------
     InputError
         If there is no such product, or its metadata is incomplete, damaged or contradicts itself.
     """
-    found = await open_source(where, stores=stores, source=source)
+    found = await open_source(where, stores=stores, source=source, may_read=may_read)
     try:
         yield replace(await open_product(found), allow_coarser=allow_coarser)
     finally:

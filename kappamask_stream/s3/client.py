@@ -16,7 +16,7 @@ from kappamask_stream.s3.session import S3Session
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
     from typing import Self
 
     from kappamask_stream.s3.limits import RequestLimits
@@ -37,11 +37,14 @@ class S3Client:
     ----------
     options : where and as whom.
     limits : shared with other clients of the same store and credentials; None: own ones.
-    on_retry : told in words of each attempt that failed and is followed by another.
+    on_retry : as `retry.persist` calls it.
     """
 
     def __init__(
-        self, options: S3Options, limits: RequestLimits | None = None, on_retry: Callable[[str], None] = lambda _: None
+        self,
+        options: S3Options,
+        limits: RequestLimits | None = None,
+        on_retry: Callable[[str, str], None] = lambda _cause, _text: None,
     ) -> None:
         self.options = options
         self._session = S3Session(options, limits, on_retry)
@@ -76,19 +79,43 @@ class S3Client:
             If there are more than `most`.
         """
         found: list[S3Object] = []
-        following: dict[str, Any] = {}
-        url = f"s3://{bucket}/{prefix}"
-        while True:
-            page = await self._session.call("list_objects_v2", url, Bucket=bucket, Prefix=prefix, **following)
+        token: str | None = ""
+        while token is not None:
+            page, token = await self._page(bucket, prefix, token)
             for entry in page.get("Contents", []):
                 etag = bare_etag(entry.get("ETag"))
                 found.append(S3Object(bucket=bucket, key=entry["Key"], size=int(entry["Size"]), etag=etag))
             if len(found) > most:
-                raise ProductError(f"more than {most} objects lie under {url}: give one product's prefix")
-            token = page.get("NextContinuationToken")
-            if not page.get("IsTruncated") or not token or following.get("ContinuationToken") == token:
-                return found
-            following = {"ContinuationToken": token}
+                raise ProductError(
+                    f"more than {most} objects lie under s3://{bucket}/{prefix}: give one product's prefix"
+                )
+        return found
+
+    async def folders(self, bucket: str, prefix: str, *, most: int) -> Sequence[str]:
+        """Return all that keys which begin with `prefix` have up to their next slash, ``2024/S2A_1/``, each once.
+
+        Raises
+        ------
+        ProductError
+            If there are more than `most`.
+        """
+        found: list[str] = []
+        token: str | None = ""
+        while token is not None:
+            page, token = await self._page(bucket, prefix, token, Delimiter="/")
+            found += [entry["Prefix"] for entry in page.get("CommonPrefixes", [])]
+            if len(found) > most:
+                raise ProductError(f"more than {most} folders lie under s3://{bucket}/{prefix}")
+        return found
+
+    async def _page(self, bucket: str, prefix: str, token: str, **rest: Any) -> tuple[dict[str, Any], str | None]:
+        """Return a part of a listing, and what the next one is asked for with; None after the last."""
+        following: dict[str, Any] = {"ContinuationToken": token} if token else {}
+        page = await self._session.call(
+            "list_objects_v2", f"s3://{bucket}/{prefix}", Bucket=bucket, Prefix=prefix, **following, **rest
+        )
+        after = page.get("NextContinuationToken")
+        return page, after if page.get("IsTruncated") and after and after != token else None
 
     async def head(self, bucket: str, key: str) -> S3Object | None:
         """Return an object's size, version and metadata; None if there is none."""
@@ -176,6 +203,16 @@ class S3Client:
         """Write an object: it is there whole, or as it was before. See `writing.put`."""
         target = writing.Target(bucket=bucket, key=key, content_type=content_type, metadata=metadata or {})
         return await writing.put(self._session, target, body, part_bytes)
+
+    async def replace(
+        self, at: S3Object, data: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None
+    ) -> bool:
+        """Write a small object in the place of that version; False where it is another one by now.
+
+        Not all stores know conditions: those that do not replace whatever is there.
+        """
+        target = writing.Target(bucket=at.bucket, key=at.key, content_type=content_type, metadata=metadata or {})
+        return await writing.replace(self._session, target, data, at.etag)
 
     async def try_write(self, bucket: str, key: str) -> None:
         """Begin an upload and give it up, so that missing rights are found before any work is done."""

@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import ssl
 from contextlib import AsyncExitStack
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiobotocore.config import AioConfig
-from aiobotocore.session import AioSession
 from botocore import UNSIGNED  # type: ignore[import-untyped]
 from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from kappamask_stream.errors import UsageError
-from kappamask_stream.s3.credentials import RenewableCredentials
+from kappamask_stream.s3.credentials import RenewableCredentials, new_session
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
@@ -90,9 +88,7 @@ class Connections:
             return self._http
 
     def _new_session(self) -> Any:
-        session = AioSession(profile=self._options.profile)
-        session.register_component("data_loader", _loader())
-        return session
+        return new_session(self._options.profile)
 
     def new_client(self, region: str | None) -> Any:
         """Return a new botocore client, an async context manager."""
@@ -135,9 +131,3 @@ async def configured_endpoint(options: S3Options) -> str | None:
             return str(client.meta.endpoint_url)
     except (BotoCoreError, ValueError, OSError):  # said at the first request, with its URL
         return None
-
-
-@cache
-def _loader() -> Any:
-    """Return botocore's models, read once in a process: 100 ms for the first client, 7 for each later one."""
-    return AioSession().get_component("data_loader")

@@ -18,11 +18,16 @@ from kappamask_stream.s3.retry import ExpiredError, TryLaterError, retry_after_s
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_OVERLOADED = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
+#: The last ones are SQS's and SNS's.
+_OVERLOADED = {
+    "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestThrottled",
+    "RequestThrottledException", "Throttled", "ThrottledException", "KmsThrottled", "KMSThrottling", "OverLimit",
+}  # fmt: skip
 _LATER = {"InternalError", "InternalFailure", "ServiceUnavailable", "RequestTimeout", "BadDigest", "OperationAborted"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 _DENIED = {"AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "403"}
-_NO_CREDENTIALS = (
+#: The exceptions of `FOREIGN` that mean: nobody to sign for, a connection that failed, a certificate that is refused.
+NO_CREDENTIALS = (
     botocore.NoCredentialsError,
     botocore.PartialCredentialsError,
     botocore.CredentialRetrievalError,
@@ -30,7 +35,7 @@ _NO_CREDENTIALS = (
     botocore.SSOError,
     botocore.TokenRetrievalError,
 )
-_BROKEN = (
+BROKEN = (
     botocore.ConnectionError,
     botocore.ConnectionClosedError,
     botocore.ReadTimeoutError,
@@ -41,7 +46,7 @@ _BROKEN = (
     TimeoutError,
     ConnectionError,
 )
-_CERTIFICATE = (botocore.SSLError, aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError)
+CERTIFICATE = (botocore.SSLError, aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError)
 #: What botocore and aiohttp raise where a store, the way to it, credentials or parameters are at fault.
 FOREIGN = (botocore.ClientError, botocore.BotoCoreError, aiohttp.ClientError, OSError)
 _ELEMENT = re.compile(r"<(Code|Message|Region)>([^<]*)</\1>")
@@ -115,17 +120,25 @@ def of_refusal(refusal: Refusal, url: str, *, signed: bool) -> Exception:
     ----------
     signed : credentials were used.
     """
-    return _worth_another(refusal, signed=signed) or _final(refusal, url, signed=signed)
+    return worth_another(refusal, signed=signed) or _final(refusal, url, signed=signed)
 
 
-def _worth_another(refusal: Refusal, *, signed: bool) -> Exception | None:
+def worth_another(refusal: Refusal, *, signed: bool, who: str = "the store") -> TryLaterError | ExpiredError | None:
+    """Return the exception of a refusal after which another attempt may succeed; None where none will.
+
+    Parameters
+    ----------
+    signed : credentials were used.
+    who : answers so, for the message.
+    """
     status, code = refusal.status, refusal.code
     if code in _OVERLOADED or status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
         return TryLaterError(
-            f"the store is overloaded, it answers {refusal.said}", overloaded=True, retry_after_s=refusal.retry_after_s
+            f"{who} is overloaded, it answers {refusal.said}", overloaded=True, retry_after_s=refusal.retry_after_s
         )
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.REQUEST_TIMEOUT or code in _LATER:
-        return TryLaterError(f"the store answers {refusal.said}", retry_after_s=refusal.retry_after_s)
+    failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED
+    if failed or status == HTTPStatus.REQUEST_TIMEOUT or code in _LATER:
+        return TryLaterError(f"{who} answers {refusal.said}", retry_after_s=refusal.retry_after_s)
     if signed and (code in _EXPIRED or (status == HTTPStatus.FORBIDDEN and "expired" in refusal.message.lower())):
         return ExpiredError(f"the credentials have expired ({refusal.said})")
     return None
@@ -172,30 +185,31 @@ def meant(error: Exception, url: str, *, signed: bool) -> Exception:
     """Return what one of the `FOREIGN` exceptions means."""
     if isinstance(error, botocore.ClientError):
         return of_refusal(refusal_of_call(error), url, signed=signed)
-    if isinstance(error, _NO_CREDENTIALS):
+    if isinstance(error, NO_CREDENTIALS):
         return StoreError(
-            f"{url}: no usable credentials: {_text(error)}: log in, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            f"{url}: no usable credentials: {quoted(error)}: log in, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
             "name a profile with --s3-profile, or read public data with --s3-anonymous"
         )
-    if isinstance(error, _CERTIFICATE):
+    if isinstance(error, CERTIFICATE):
         return StoreError(
-            f"{url}: the store's certificate is not accepted: {_text(error)}: AWS_CA_BUNDLE names the file of other CAs"
+            f"{url}: the store's certificate is not accepted: {quoted(error)}: AWS_CA_BUNDLE names a file of other CAs"
         )
-    if isinstance(error, _BROKEN):
-        return TryLaterError(_broken(error))
+    if isinstance(error, BROKEN):
+        return TryLaterError(broken(error))
     if isinstance(error, botocore.ParamValidationError):  # a bucket's name that is none, say
-        return UsageError(f"{url}: {_text(error)}")
-    return StoreError(f"{url}: {_text(error)}")
+        return UsageError(f"{url}: {quoted(error)}")
+    return StoreError(f"{url}: {quoted(error)}")
 
 
-def _broken(error: Exception) -> str:
+def broken(error: Exception, who: str = "the store") -> str:
+    """Say what one of the `BROKEN` exceptions means; `who` was asked."""
     if isinstance(error, (asyncio.TimeoutError, botocore.ReadTimeoutError, botocore.ConnectTimeoutError)):
-        return "the store does not answer in time"
+        return f"{who} does not answer in time"
     if isinstance(error, (aiohttp.ClientConnectorError, botocore.EndpointConnectionError)):
-        return "the store cannot be reached"
+        return f"{who} cannot be reached"
     return "the connection broke off"
 
 
-def _text(error: Exception) -> str:
+def quoted(error: Exception) -> str:
     """Quote an exception in one line; botocore's texts name no secrets."""
     return " ".join(str(error).split())[:_LONGEST].rstrip(". ") or type(error).__name__

@@ -36,9 +36,21 @@ class TryLaterError(Exception):
         super().__init__(message)
         self.overloaded, self.retry_after_s = overloaded, retry_after_s
 
+    @property
+    def cause(self) -> str:
+        """A word that retries are counted by; ``SlowDown`` is what S3 calls it."""
+        return "SlowDown" if self.overloaded else StoreUnavailableError.__name__
+
 
 class ExpiredError(Exception):
-    """The credentials, or a signature made with them, are not accepted any more."""
+    """The credentials, or a signature made with them, are not accepted any more.
+
+    Attributes
+    ----------
+    cause : a word that retries are counted by.
+    """
+
+    cause = "ExpiredCredentials"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +104,7 @@ async def persist(
     renew: Callable[[], Awaitable[None]] = _nothing_to_renew,
     reached: Callable[[], int] = lambda: 0,
     slot: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
-    on_retry: Callable[[str], None] = lambda _: None,
+    on_retry: Callable[[str, str], None] = lambda _cause, _text: None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> T:
@@ -105,7 +117,8 @@ async def persist(
     renew : gets new credentials; called once, and once more after a gain.
     reached : bytes that are there; getting further gives new patience.
     slot : held by each attempt. Waiting for it uses up no patience: that is our own queue, not the store's failure.
-    on_retry : told in words of each attempt that failed and is followed by another.
+    on_retry : told the cause (see `TryLaterError.cause`, `ExpiredError.cause`), and in words, of each attempt that
+        failed and is followed by another.
 
     Raises
     ------
@@ -125,7 +138,7 @@ async def persist(
             if renewed and reached() < furthest + _GAIN:
                 raise StoreError(f"{what}: {error}, also after they were read anew: log in again") from error
             renewed, furthest = True, reached()
-            on_retry(f"{what}: {error}; they are read anew")
+            on_retry(error.cause, f"{what}: {error}; they are read anew")
             try:
                 await renew()
             except (TryLaterError, ExpiredError) as refused:
@@ -140,5 +153,6 @@ async def persist(
                 raise StoreUnavailableError(
                     f"{what}: {error}; given up after {failures} attempts in {waited:.0f} s: try again later"
                 ) from error
-            on_retry(f"{what}: {error}; attempt {failures} failed, the next one comes in {pause:.1f} s")
+            text = f"{what}: {error}; attempt {failures} failed, the next one comes in {pause:.1f} s"
+            on_retry(error.cause, text)
             await sleep(pause)

@@ -24,7 +24,7 @@ from kappamask_stream.s3.limits import RequestLimits
 from kappamask_stream.s3.retry import ExpiredError, TryLaterError, persist
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
     from typing import Self, TypeVar
 
     import aiohttp
@@ -67,7 +67,10 @@ class S3Session:
     """
 
     def __init__(
-        self, options: S3Options, limits: RequestLimits | None = None, on_retry: Callable[[str], None] = lambda _: None
+        self,
+        options: S3Options,
+        limits: RequestLimits | None = None,
+        on_retry: Callable[[str, str], None] = lambda _cause, _text: None,
     ) -> None:
         self.options = options
         self.limits = limits or RequestLimits(options.connections, options.requests_per_minute)
@@ -85,13 +88,22 @@ class S3Session:
     async def __aexit__(self, *error: object) -> None:
         await self._connections.__aexit__(*error)
 
-    async def call(self, operation: str, url: str, *, may_be_absent: bool = False, **params: Any) -> dict[str, Any]:
+    async def call(
+        self,
+        operation: str,
+        url: str,
+        *,
+        may_be_absent: bool = False,
+        expected: Collection[int] = (),
+        **params: Any,
+    ) -> dict[str, Any]:
         """Call an operation of the client, again while it is worth it.
 
         Parameters
         ----------
         url : of the object or prefix, for messages.
         may_be_absent : an object that is not there gives ``{}``.
+        expected : statuses of refusals that are answers to the caller: they give ``{"refused": status}``.
 
         Raises
         ------
@@ -109,6 +121,8 @@ class S3Session:
                 refusal = refusal_of_call(error)
                 if may_be_absent and refusal.is_missing and refusal.code != "NoSuchBucket":
                     return {}
+                if refusal.status in expected:
+                    return {"refused": refusal.status}
                 if operation == "head_object" and refusal.status == HTTPStatus.BAD_REQUEST and self._credentials:
                     # HEAD has no body, and so no code: the usual cause is an expired token.
                     raise ExpiredError(f"the credentials may have expired ({refusal.said})") from error

@@ -27,7 +27,7 @@ class Stores:
     options : what people ask for; presets fill in what they leave out. Patience and connections are those of web
         servers, too.
     outputs : the same for the store that outputs go to; None: as `options`.
-    on_retry : told in words of each request that failed and is sent again.
+    on_retry : told the cause, and in words, of each request that failed and is sent again: see `retry.persist`.
 
     State: a client per set of options, limits per store and credentials, the pool for HTTP.
     """
@@ -37,7 +37,7 @@ class Stores:
         options: S3Options | None = None,
         outputs: S3Options | None = None,
         *,
-        on_retry: Callable[[str], None] = lambda _: None,
+        on_retry: Callable[[str, str], None] = lambda _cause, _text: None,
     ) -> None:
         self.options = options or S3Options()
         self.outputs = outputs or self.options

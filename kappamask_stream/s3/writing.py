@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,11 @@ Body = bytes | Sequence[bytes] | Path
 PART_BYTES = 16 * 1024 * 1024
 _MOST_PARTS = 10_000
 _PARTS_AT_ONCE = 4
+#: What a condition is answered with that is not met, by which version whoever writes at the same moment, and by stores
+#: that know none.
+_CONDITION = frozenset(
+    {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED, HTTPStatus.NOT_IMPLEMENTED}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +56,7 @@ class Target:
         return f"s3://{self.bucket}/{self.key}"
 
     @property
-    def place(self) -> dict[str, str]:
+    def place(self) -> dict[str, Any]:
         """As parameters of a call."""
         return {"Bucket": self.bucket, "Key": self.key}
 
@@ -81,6 +87,26 @@ async def put(session: S3Session, target: Target, body: Body, part_bytes: int) -
         answer = await session.call("put_object", target.url, Body=data, ContentMD5=md5, **target.headers)
         return S3Object(bucket=target.bucket, key=target.key, size=size, etag=bare_etag(answer.get("ETag")))
     return await _put_in_parts(session, target, body, size, max(part_bytes, -(-size // _MOST_PARTS)))
+
+
+async def replace(session: S3Session, target: Target, data: bytes, etag: str | None) -> bool:
+    """Write a small object in the place of one version of it; False where it is another one by now.
+
+    A store that knows no conditions, or gives no ETag to name in one, replaces whatever is there.
+
+    Raises
+    ------
+    StoreError, StoreUnavailableError
+        As `put` does.
+    """
+    md5 = await in_thread(None, content_md5, data)
+    body = {"Body": data, "ContentMD5": md5, **target.headers}
+    if etag is not None and not etag.startswith("W/"):
+        answer = await session.call("put_object", target.url, expected=_CONDITION, IfMatch=f'"{etag}"', **body)
+        if answer.get("refused") != HTTPStatus.NOT_IMPLEMENTED:
+            return "refused" not in answer
+    await session.call("put_object", target.url, **body)
+    return True
 
 
 async def try_write(session: S3Session, target: Target) -> None:

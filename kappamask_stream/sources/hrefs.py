@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Callable
 
 from yarl import URL
 
 from kappamask_stream.errors import ProductError
+
+#: Tells whether a place (``https://…``, ``s3://…``, a path) may be read; what comes from a stranger is asked for.
+MayRead = Callable[[str], bool]
 
 _LONGEST = 4096
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -44,6 +48,24 @@ def checked_href(href: str, base: str, *, said_by: str) -> str:
     if scheme is None and base.startswith("s3://"):
         return _below_s3(href, base, said_by)
     return _on_the_web(href, base, said_by)
+
+
+def require_readable(place: str, may_read: MayRead | None, *, said_by: str) -> None:
+    """Return where a place may be read.
+
+    Parameters
+    ----------
+    place : as `checked_href` returns it, or where a server redirects to.
+    may_read : None: everything may.
+    said_by : what leads there, for the message.
+
+    Raises
+    ------
+    ProductError
+        If it may not.
+    """
+    if may_read is not None and not may_read(place):
+        raise _refused(said_by, place, "it is not among the places that may be read (--allow)")
 
 
 def shown_url(where: str) -> str:

@@ -16,9 +16,12 @@ from kappamask_stream.s3.retry import Patience, TryLaterError, persist
 from kappamask_stream.s3.segments import in_segments
 from kappamask_stream.sources.hrefs import shown_url
 from kappamask_stream.sources.http_answers import Pin, check_range, failure_of, pin_of, refuse_status
+from kappamask_stream.sources.http_guard import guard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from kappamask_stream.sources.hrefs import MayRead
 
 T = TypeVar("T")
 
@@ -34,7 +37,7 @@ class HttpStore:
     ----------
     connections : requests at once.
     patience : how long a server that fails is tried again.
-    on_retry : told in words of each attempt that failed and is followed by another.
+    on_retry : as `retry.persist` calls it.
     """
 
     def __init__(
@@ -42,7 +45,7 @@ class HttpStore:
         *,
         connections: int = 16,
         patience: Patience | None = None,
-        on_retry: Callable[[str], None] = lambda _: None,
+        on_retry: Callable[[str, str], None] = lambda _cause, _text: None,
     ) -> None:
         self.patience = patience or Patience()
         self._limits = RequestLimits(connections)
@@ -93,26 +96,30 @@ class HttpStore:
             on_retry=self._on_retry,
         )
 
-    def blob(self, url: str) -> HttpBlob:
-        """Return a file to be read at random; nothing is asked yet."""
-        return HttpBlob(url, self)
+    def blob(self, url: str, may_read: MayRead | None = None) -> HttpBlob:
+        """Return a file to be read at random; nothing is asked yet. `may_read` holds for redirects, too."""
+        return HttpBlob(url, self, may_read)
 
-    async def fetch(self, url: str, *, limit: int) -> tuple[bytes, str]:
+    async def fetch(self, url: str, *, limit: int, may_read: MayRead | None = None) -> tuple[bytes, str]:
         """Return a whole small document, and the URL that it came from after redirects.
 
         For answers made on demand, too: no ranges, and no length, are needed.
 
+        Parameters
+        ----------
+        may_read : asked for the URL, and for those that it is redirected to.
+
         Raises
         ------
         ProductError
-            If it is not there, or longer than `limit` bytes.
+            If it is not there, longer than `limit` bytes, or may not be read.
         StoreError
             If the server refuses, or cannot be reached.
         """
         shown = shown_url(url)
 
         async def attempt() -> tuple[bytes, str]:
-            async with self.session.get(url) as answer:
+            async with self.session.get(url, middlewares=guard(may_read, shown)) as answer:
                 refuse_status(answer, shown)
                 data = bytearray()
                 async for piece in answer.content.iter_chunked(_CHUNK):
@@ -140,9 +147,9 @@ class HttpBlob:
 
     coalesce_bytes = 4 << 20
 
-    def __init__(self, url: str, store: HttpStore) -> None:
+    def __init__(self, url: str, store: HttpStore, may_read: MayRead | None = None) -> None:
         self.label = shown_url(url)
-        self._url, self._store = url, store
+        self._url, self._store, self._middlewares = url, store, guard(may_read, self.label)
         self._pin: Pin | None = None
         self._head = b""
         self._opening = asyncio.Lock()
@@ -211,7 +218,8 @@ class HttpBlob:
         return pin
 
     async def _first(self) -> tuple[bytes, Pin]:
-        async with self._store.session.get(self._url, headers={hdrs.RANGE: f"bytes=0-{_HEAD_BYTES - 1}"}) as answer:
+        headers = {hdrs.RANGE: f"bytes=0-{_HEAD_BYTES - 1}"}
+        async with self._store.session.get(self._url, headers=headers, middlewares=self._middlewares) as answer:
             pin = pin_of(answer, self.label, _HEAD_BYTES)
             wanted = min(pin.size, _HEAD_BYTES)
             try:
@@ -239,7 +247,7 @@ class HttpBlob:
             headers = {hdrs.RANGE: f"bytes={reached}-{end - 1}"}
             if pin.validator:
                 headers[hdrs.IF_RANGE] = pin.validator
-            async with self._store.session.get(self._url, headers=headers) as answer:
+            async with self._store.session.get(self._url, headers=headers, middlewares=self._middlewares) as answer:
                 check_range(answer, pin, self.label, reached, end)
                 async for piece in answer.content.iter_chunked(_CHUNK):
                     if reached + len(piece) > end:

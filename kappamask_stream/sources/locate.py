@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kappamask_stream.names import ProductName
     from kappamask_stream.s3 import S3Client, Stores
     from kappamask_stream.sources.blob import Blob
+    from kappamask_stream.sources.hrefs import MayRead
     from kappamask_stream.sources.types import Source
 
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://")
@@ -39,6 +40,7 @@ async def open_source(
     stores: Stores,
     source: str | None = None,
     buckets: AwsBuckets | None = None,
+    may_read: MayRead | None = None,
 ) -> Source:
     """Return the source of a product.
 
@@ -51,6 +53,7 @@ async def open_source(
     source : where products are that are given by name: ``aws``, ``cdse``, or a folder or S3 prefix that holds
         ``NAME.SAFE`` or ``NAME.zip``.
     buckets : those of ``aws``.
+    may_read : tells where a STAC Item, its links and redirects may lead, for a `where` that comes from a stranger.
 
     Raises
     ------
@@ -61,7 +64,7 @@ async def open_source(
     StoreError, StoreUnavailableError
         If a store refuses or fails.
     """
-    locator = _Locator(stores=stores, buckets=buckets or AwsBuckets())
+    locator = _Locator(stores=stores, buckets=buckets or AwsBuckets(), may_read=may_read)
     name = _name(where)
     if name is not None and source is not None:
         return await locator.by_name(name, source)
@@ -92,6 +95,7 @@ class _Locator:
 
     stores: Stores
     buckets: AwsBuckets
+    may_read: MayRead | None
 
     async def by_name(self, name: ProductName, source: str) -> Source:
         if source == "cdse":
@@ -172,7 +176,7 @@ class _Locator:
     async def _stac_item(self, where: str) -> Source:
         from kappamask_stream.sources.stac_item import open_stac_item
 
-        return await open_stac_item(where, stores=self.stores)
+        return await open_stac_item(where, stores=self.stores, may_read=self.may_read)
 
 
 def _archive(blob: Blob) -> Source:

@@ -130,7 +130,7 @@ def parse_item(data: bytes, where: str, base: str) -> StacItem:
     properties, assets = item.node("properties"), item.node("assets")
     if len(assets.fields) > _MOST_ASSETS:
         raise ProductError(f"{where} has {len(assets.fields)} assets, at most {_MOST_ASSETS} are read")
-    name = _name(item, properties)
+    name = item_product_name(item)
     nodes = {key: Node(assets.node(key).fields, f"{where}, asset {key[:40]}") for key in assets.fields}
     bands = [asset for key, node in nodes.items() if (asset := _band(key, node, properties, base, name)) is not None]
     zones = {epsg for node in nodes.values() if (epsg := epsg_of(node, properties)) is not None}
@@ -160,8 +160,15 @@ def self_link(data: bytes, where: str) -> str | None:
     return None
 
 
-def _name(item: Node, properties: Node) -> ProductName:
-    """Return the product's name: what the Item is of, or is called by; both where both are names must agree."""
+def item_product_name(item: Node) -> ProductName:
+    """Return the product's name: what an Item is of, or is called by; where both are names they must agree.
+
+    Raises
+    ------
+    ProductError
+        If neither is one, or the Item contradicts itself.
+    """
+    properties = item.node("properties")
     names: list[ProductName] = []
     said = properties.text("s2:product_uri", "sentinel:product_id"), item.text("id")
     for text in filter(None, said):

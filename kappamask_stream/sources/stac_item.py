@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kappamask_stream.errors import ProductError, UsageError
 from kappamask_stream.s3 import CDSE, is_s3_url, parse_s3_url
 from kappamask_stream.sources.blob import FileBlob
-from kappamask_stream.sources.hrefs import is_local, shown_url
+from kappamask_stream.sources.hrefs import is_local, require_readable, shown_url
 from kappamask_stream.sources.s3 import S3Blob
 from kappamask_stream.sources.stac_bands import parse_item, self_link
 from kappamask_stream.sources.stac_source import StacItemSource, path_of
@@ -17,6 +17,7 @@ from kappamask_stream.threads import in_thread
 if TYPE_CHECKING:
     from kappamask_stream.s3 import Stores
     from kappamask_stream.sources.blob import Blob
+    from kappamask_stream.sources.hrefs import MayRead
     from kappamask_stream.sources.stac_bands import StacItem
 
 #: Items of Sentinel-2 have 20 to 80 KB.
@@ -27,38 +28,39 @@ _WEB = ("http://", "https://")
 _PRESETS = {"eodata": CDSE}
 
 
-async def open_stac_item(where: str, *, stores: Stores) -> StacItemSource:
+async def open_stac_item(where: str, *, stores: Stores, may_read: MayRead | None = None) -> StacItemSource:
     """Read an Item and return the source of its product; of the assets nothing is read yet.
 
     Parameters
     ----------
     where : a file, ``http(s)://`` or ``s3://``.
     stores : the process's S3 clients and connections to web servers.
+    may_read : tells where the Item, what it links, and redirects may lead; None: everywhere that `checked_href` allows.
 
     Raises
     ------
     ProductError
-        If it is no Item of a Sentinel-2 product, or links what is not followed.
+        If it is no Item of a Sentinel-2 product, or links what is not followed, or may not be read.
     StoreError
         If a store or server refuses, or cannot be reached.
     """
-    data, label, base = await _read(where, stores)
+    data, label, base = await _read(where, stores, may_read)
     item = await in_thread(None, _parse, data, label, base)
     form, bands = item.of_format()
     places = {path_of(asset): asset.href for asset in bands.values()}
     names = {"product": f"MTD_MSI{item.name.level}.xml", "granule": "MTD_TL.xml"}
     places |= {names[kind]: place for kind, place in item.metadata.items()}
-    blobs = {path: await _blob(place, stores) for path, place in places.items()}
+    blobs = {path: await _blob(place, stores, may_read, said_by=label) for path, place in places.items()}
     return StacItemSource(item, form, bands, blobs)
 
 
-async def _read(where: str, stores: Stores) -> tuple[bytes, str, str]:
+async def _read(where: str, stores: Stores, may_read: MayRead | None) -> tuple[bytes, str, str]:
     """Return an Item's bytes, its place as it may be shown, and the place that relative links start from."""
     if where.lower().startswith(_WEB):
-        data, base = await stores.http.fetch(where, limit=_ITEM_LIMIT)
+        data, base = await stores.http.fetch(where, limit=_ITEM_LIMIT, may_read=may_read)
         return data, shown_url(where), base
     base = where if is_s3_url(where) else str(await in_thread(None, lambda: Path(where).resolve()))
-    blob = await _blob(base, stores)
+    blob = await _blob(base, stores, may_read, said_by="a STAC Item")
     size = await blob.size()
     if size > _ITEM_LIMIT:
         raise ProductError(f"{where} has {size} bytes, an Item at most {_ITEM_LIMIT}: give a STAC Item")
@@ -81,7 +83,8 @@ def _parse(data: bytes, label: str, base: str) -> StacItem:
     return item if is_whole else parse_item(data, label, published)
 
 
-async def _blob(place: str, stores: Stores) -> Blob:
+async def _blob(place: str, stores: Stores, may_read: MayRead | None, *, said_by: str) -> Blob:
+    require_readable(place, may_read, said_by=said_by)
     if is_local(place):
         return FileBlob(Path(place))
     if is_s3_url(place):
@@ -89,4 +92,4 @@ async def _blob(place: str, stores: Stores) -> Blob:
         if not key:
             raise UsageError(f"{place} names a whole bucket: give a STAC Item in it")
         return S3Blob(await stores.client(_PRESETS.get(bucket)), bucket, key)
-    return stores.http.blob(place)
+    return stores.http.blob(place, may_read)

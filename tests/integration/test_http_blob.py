@@ -132,7 +132,7 @@ async def test_time_ends_for_an_overloaded_server_however_many_attempts(server: 
 
 async def test_retries_are_told(server: RangedServer) -> None:
     told: list[str] = []
-    async with HttpStore(patience=UNPATIENT, on_retry=told.append) as store:
+    async with HttpStore(patience=UNPATIENT, on_retry=lambda _, text: told.append(text)) as store:
         blob = store.blob(server.url("B02.tif?sig=secret"))
         await blob.size()
         server.faults = deque([Fault(status=502), Fault(short=90)])

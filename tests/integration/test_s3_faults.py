@@ -216,17 +216,18 @@ async def test_versions_that_the_listing_lacks_are_those_of_the_first_answer(
 
 
 async def test_the_stores_of_a_process_tell_each_retry_of_objects_and_web_servers(store: FaultyS3) -> None:
-    told: list[str] = []
+    told: list[tuple[str, str]] = []
     options = S3Options(endpoint_url=store.endpoint, patience=QUICK)
-    async with Stores(options, on_retry=told.append) as stores:
+    async with Stores(options, on_retry=lambda *said: told.append(said)) as stores:
         assert stores.http is stores.http
         client = await stores.client()
         await client.head("bucket", KEY)
-        store.faults += [Fault(status=500, code="InternalError"), Fault(), Fault(status=502)]
+        store.faults += [Fault(status=500, code="InternalError"), Fault(), Fault(status=502), Fault(status=503)]
         assert await client.read(object_of(), 0, 10) == DATA[:10]
         data, _ = await stores.http.fetch(f"{store.endpoint}/bucket/{KEY}", limit=len(DATA))
         assert data == DATA
-    first, second = told
+    assert [cause for cause, _ in told] == ["StoreUnavailableError", "StoreUnavailableError", "SlowDown"]
+    first, second, _ = (text for _, text in told)
     assert first.startswith(f"s3://bucket/{KEY}: the store answers 500 InternalError (as told); attempt 1 failed, ")
     assert second.startswith(f"{store.endpoint}/bucket/{KEY}: the server answers 502 Bad Gateway; attempt 1 failed, ")
 

@@ -1,0 +1,31 @@
+"""Queues and topics: SQS and SNS behind small interfaces."""
+
+from kappamask_stream.queues.burial import bury, dead_letter_queue_of
+from kappamask_stream.queues.clients import QueueClients
+from kappamask_stream.queues.looking import peek
+from kappamask_stream.queues.options import QueueOptions, queue_options, queue_url
+from kappamask_stream.queues.redriving import Moved, redrive
+from kappamask_stream.queues.sinks import open_sink
+from kappamask_stream.queues.sns import SnsTopic
+from kappamask_stream.queues.sqs import SqsQueue
+from kappamask_stream.queues.types import Draft, Message, Queue, QueueStats, Sink
+
+__all__ = [
+    "Draft",
+    "Message",
+    "Moved",
+    "Queue",
+    "QueueClients",
+    "QueueOptions",
+    "QueueStats",
+    "Sink",
+    "SnsTopic",
+    "SqsQueue",
+    "bury",
+    "dead_letter_queue_of",
+    "open_sink",
+    "peek",
+    "queue_options",
+    "queue_url",
+    "redrive",
+]
