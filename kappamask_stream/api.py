@@ -37,6 +37,7 @@ from kappamask_stream.result import ProductProgress
 from kappamask_stream.runner import Workshop, mask_one
 from kappamask_stream.s3 import Stores
 from kappamask_stream.settings import Settings, load_settings
+from kappamask_stream.sources.hrefs import shown_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -294,4 +295,4 @@ def _is_in_loop() -> bool:
 
 
 def _progress(product: str | os.PathLike[str]) -> ProductProgress:
-    return ProductProgress(product=os.fspath(product))
+    return ProductProgress(product=shown_url(os.fspath(product)))

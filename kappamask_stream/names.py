@@ -25,6 +25,8 @@ _OWN_GSD_M = {
     **dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12"), 20),
     **dict.fromkeys(("B01", "B09", "B10"), 60),
 }
+#: Baseline in the names of products that were made with Sen2Cor outside ESA's processing.
+_OWN_MAKING = 9999
 _SUFFIX = re.compile(r"[A-Za-z0-9]{1,16}", re.ASCII)
 
 
@@ -98,6 +100,22 @@ def parse_product_name(text: str) -> ProductName:
     )
 
 
+def same_scene(one: ProductName, other: ProductName) -> bool:
+    """Tell whether two products are of one scene: they differ, if at all, in how and when it was processed."""
+    return _scene(one) == _scene(other)
+
+
+def version_order(name: ProductName) -> tuple[int, str, str]:
+    """Return what orders the products of one scene: of two that differ, the one with more supersedes the other.
+
+    The higher processing baseline comes first, then the later discriminator, which tells when the product was made;
+    of those that tell none, the name. A product whose name has no baseline comes before all that have one, and so does
+    ``N9999``: it marks what users made themselves with Sen2Cor, and says nothing of age.
+    """
+    baseline = -1 if name.baseline is None else int(name.baseline.replace(".", ""))
+    return -1 if baseline == _OWN_MAKING else baseline, name.discriminator, name.text
+
+
 def mask_name(product: NamesMask, suffix: str, gsd_m: int) -> str:
     """Name a mask as km_predict does, without extension: ``L2A_T29UNU_20221005T115411_KZ_10m``.
 
@@ -145,6 +163,10 @@ def band_of_file(path: str) -> tuple[str, int] | None:
     said = found["gsd"] or (in_folder[1] if in_folder else None)
     gsd_m = int(said) if said else _OWN_GSD_M.get(found["band"])
     return None if gsd_m is None else (found["band"], gsd_m)
+
+
+def _scene(name: ProductName) -> tuple[object, ...]:
+    return name.satellite, name.level, name.sensing_time, name.relative_orbit, name.tile_id
 
 
 def _is_time(text: str) -> bool:

@@ -12,6 +12,7 @@ from rasterio.errors import RasterioError
 
 from kappamask_stream import __version__
 from kappamask_stream.cog import read_quicklook_pixels
+from kappamask_stream.destinations.sets import publish_beside_others, standing_item
 from kappamask_stream.destinations.types import OutputFile
 from kappamask_stream.errors import OutputError, UsageError
 from kappamask_stream.names import mask_name
@@ -55,6 +56,9 @@ class MaskOptions:
     mosaic : ``crop`` keeps each tile's core; ``blend`` weighs the probabilities of overlapping tiles.
     compression : of the GeoTIFF's blocks.
     overwrite : True replaces a different mask under the same name.
+    shared : True: other processes may write the same mask at the same time, from a source of their own. A mask of the
+        product that stands with its STAC Item is left alone, whatever its fingerprint; anything else is replaced.
+        Needs an Item among the files, and a folder that nothing else is written to.
     dilate : (class name, metres) by which classes are grown over others, in this order.
     aoi : area of interest; None masks the whole product.
     """
@@ -63,6 +67,7 @@ class MaskOptions:
     mosaic: MosaicKind = "crop"
     compression: Compression = "deflate"
     overwrite: bool = False
+    shared: bool = False
     dilate: tuple[tuple[str, float], ...] = ()
     aoi: AreaOfInterest | None = None
 
@@ -91,7 +96,7 @@ class OutputPlan:
     fingerprint : SHA-256 over everything that decides the mask's pixels.
     tags : provenance for the GeoTIFF's metadata.
     colours : 8-bit red, green, blue per class value.
-    overwrite : True replaces a different mask under the same name.
+    overwrite, shared : see `MaskOptions`.
     """
 
     destination: Destination
@@ -100,6 +105,7 @@ class OutputPlan:
     tags: Mapping[str, str] = field(repr=False)
     colours: Mapping[int, tuple[int, ...]] = field(repr=False)
     overwrite: bool = False
+    shared: bool = False
 
     @classmethod
     def of(
@@ -115,21 +121,10 @@ class OutputPlan:
         ingredients = {
             "product": product.name,
             "product_metadata_sha256": product.metadata_sha256,
-            "model": contract.name,
-            "weights_sha256": contract.weights_sha256,
-            # How many instances a server runs, and its batches, are the operator's business: the mask is the same.
-            "contract_sha256": replace(contract, max_batch=1, instances=1).sha256(),
-            "radiometry": options.radiometry,
-            "mosaic": options.mosaic,
+            **recipe(contract, options),
+            **({"resampled": "; ".join(resampled)} if resampled else {}),
         }
-        # Only where they are set: the fingerprint of a plain mask stays what it was before there were these.
-        if options.dilate:
-            ingredients["dilate"] = ",".join(f"{name}={metres:g}" for name, metres in options.dilate)
-        if options.aoi is not None:
-            ingredients["aoi"] = options.aoi.identity
-        if resampled:
-            ingredients["resampled"] = "; ".join(resampled)
-        fingerprint = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
+        fingerprint = digest(ingredients)
         tags = {
             **{name.upper(): value for name, value in ingredients.items()},
             "PROCESSING_BASELINE": product.baseline,
@@ -145,6 +140,7 @@ class OutputPlan:
             tags=tags,
             colours={c.value: c.colour for c in contract.classes},
             overwrite=options.overwrite,
+            shared=options.shared,
         )
 
     @property
@@ -184,6 +180,8 @@ class OutputPlan:
         OutputError
             If something else has the mask's name and `options.overwrite` is False, or it cannot be looked at.
         """
+        if self.shared:
+            return await self._stands()
         found = await self.destination.inspect(self.mask)
         if found is None:
             return False
@@ -193,8 +191,8 @@ class OutputPlan:
             return False
         raise self._taken(found)
 
-    async def publish(self, files: Sequence[OutputFile]) -> None:
-        """Publish all files in the order given.
+    async def publish(self, files: Sequence[OutputFile]) -> bool:
+        """Publish all files in the order given; False where a mask that is shared was finished by another meanwhile.
 
         Where a different mask has the name, what was made with it and is not made anew goes when the new files are
         there: the files of one stem belong to one mask.
@@ -204,11 +202,25 @@ class OutputPlan:
         OutputError
             See `Destination.publish`; or if something else has come to lie under the mask's name since `is_done`, and
             `overwrite` is False.
+        OutputUnavailableError
+            If others keep writing a mask that is shared.
         """
+        if self.shared:
+            return await publish_beside_others(
+                self.destination, files, stands=self._stands, stale=lambda: self._worthless(files)
+            )
         found = await self.destination.inspect(self.mask)
         if found is not None and found.fingerprint != self.fingerprint and not self.overwrite:
             raise self._taken(found)
         await self.destination.publish(files, stale=await self._stale(found, files))
+        return True
+
+    async def _stands(self) -> bool:
+        product = self.tags["PRODUCT"]
+        return await standing_item(self.destination, f"{self.stem}.json", product) is not None
+
+    async def _worthless(self, files: Sequence[OutputFile]) -> Sequence[str]:
+        return await self._stale(await self.destination.inspect(self.mask), files)
 
     def _taken(self, found: FoundMask) -> OutputError:
         what = "no mask of ours, or damaged (no fingerprint)"
@@ -251,6 +263,29 @@ class OutputPlan:
             return False
         await self.destination.publish([await in_thread(None, self.quicklook_file, pixels)])
         return True
+
+
+def recipe(contract: ModelContract, options: MaskOptions) -> dict[str, str]:
+    """Return everything but the product that decides a mask's pixels."""
+    said = {
+        "model": contract.name,
+        "weights_sha256": contract.weights_sha256,
+        # How many instances a server runs, and its batches, are the operator's business: the mask is the same.
+        "contract_sha256": replace(contract, max_batch=1, instances=1).sha256(),
+        "radiometry": options.radiometry,
+        "mosaic": options.mosaic,
+    }
+    # Only where they are set: the fingerprint of a plain mask stays what it was before there were these.
+    if options.dilate:
+        said["dilate"] = ",".join(f"{name}={metres:g}" for name, metres in options.dilate)
+    if options.aoi is not None:
+        said["aoi"] = options.aoi.identity
+    return said
+
+
+def digest(ingredients: Mapping[str, str]) -> str:
+    """Return SHA-256 over what decides a mask's pixels, hexadecimal."""
+    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
 
 
 async def read_tile_list(destination: Destination, stem: str) -> TileList | None:

@@ -21,7 +21,7 @@ import numpy as np
 from kappamask_stream.assembly import Assembly
 from kappamask_stream.bands import choose_files, provenance
 from kappamask_stream.cog import CogSpec, CogStream
-from kappamask_stream.errors import KappaMaskError, ProductError
+from kappamask_stream.errors import KappaMaskError, ProductError, UsageError
 from kappamask_stream.extras import FinishedMask, MaskJob, TileAnswer
 from kappamask_stream.inference import RetryPolicy, TileRequest, infer_with_retry
 from kappamask_stream.jp2 import IndexCost, TileStream
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kappamask_stream.contract import ModelContract
     from kappamask_stream.destinations import Destination, OutputFile
     from kappamask_stream.extras import Extra
     from kappamask_stream.inference import InferResult
@@ -71,12 +72,8 @@ async def mask_product(
     """
     started = time.monotonic()
     contract = model.client.contract
-    if product.level != contract.level:
-        raise ProductError(
-            f"{product.name} is a {product.level} product, the model {contract.name} was trained on "
-            f"{contract.level}: choose a model for {product.level}"
-        )
-    layout = await in_thread(None, Layout.of, product, contract, options)  # an area may have very many vertices
+    require_level(product.name, product.level, contract)
+    layout = await in_thread(None, _layout, product, contract, options)  # an area may have very many vertices
     resampled = provenance(choose_files(product, contract, allow_coarser=product.allow_coarser))
     notes = (*product.notes, *(f"resampled: {said}" for said in resampled))
     progress.note = "; ".join(notes) or progress.note
@@ -109,6 +106,31 @@ async def mask_product(
     except BaseException:
         await destination.discard()
         raise
+
+
+def _layout(product: Product, contract: ModelContract, options: MaskOptions) -> Layout:
+    try:
+        return Layout.of(product, contract, options)
+    except UsageError as error:
+        if options.aoi is None or not options.shared:
+            raise
+        # Nobody chose this product for this area: the next one may meet it.
+        raise ProductError(str(error)) from error
+
+
+def require_level(product: str, level: str, contract: ModelContract) -> None:
+    """Refuse a product of another level than the model was trained on.
+
+    Raises
+    ------
+    ProductError
+        Naming both.
+    """
+    if level != contract.level:
+        raise ProductError(
+            f"{product} is a {level} product, the model {contract.name} was trained on {contract.level}: choose a "
+            f"model for {level}"
+        )
 
 
 class _Run:
@@ -183,12 +205,12 @@ class _Run:
             await self._stream_tiles(held)
             self.progress.state = "closing"
             with self.clock.measure("close"):
-                await self._close()
-        self.progress.state = "done"
+                published = await self._close()
+        self.progress.state = "done" if published else "skipped"
         stats = self.stream.stats
         return ProductResult(
             product=self.job.product.name,
-            status="done",
+            status="done" if published else "skipped",
             output=self.plan.href,
             quicklook=self.job.destination.href(self.plan.quicklook),
             seconds=self.closed - self.started,
@@ -201,7 +223,7 @@ class _Run:
             requests=self.indexing.requests + stats.requests,
             bytes_read=self.indexing.bytes_read + stats.bytes_read,
             tail_seconds=self.closed - self.last_answer,
-            classes=self.assembly.shares(),
+            classes=self.assembly.shares() if published else {},
             stages=self.clock.seconds,
             model=self.job.contract.name,
             batch_sizes=self.batches,
@@ -293,8 +315,11 @@ class _Run:
             for block in blocks:
                 await extra.add_block(block)
 
-    async def _close(self) -> None:
-        """Publish all files together: the mask, which stands for them, comes last but for those that stand for it."""
+    async def _close(self) -> bool:
+        """Publish all files together: the mask, which stands for them, comes last but for those that stand for it.
+
+        False where another process has published the same mask meanwhile.
+        """
         self.batches = (await self.model.client.batch_sizes()).since(self.batches_before)
         mask = FinishedMask(
             cog=await self.cog.finish(),
@@ -313,8 +338,9 @@ class _Run:
         for extra in self.extras:
             made = await extra.finish(replace(mask, files=(*before, *after)))
             (after if extra.stands_for_mask else before).extend(made)
-        await self.plan.publish([*before, self.plan.mask_file(mask.cog), *after])
+        published = await self.plan.publish([*before, self.plan.mask_file(mask.cog), *after])
         self.closed = time.monotonic()
+        return published
 
     def _cog_spec(self) -> CogSpec:
         frame, contract = self.layout.frame, self.job.contract
@@ -334,9 +360,9 @@ class _Run:
     async def _work(self, function: Callable[..., T], *args: object) -> T:
         return await in_thread(self.resources.workers, function, *args)
 
-    def _note(self, text: str) -> None:
+    def _note(self, cause: str, text: str) -> None:
         self.retries += 1
-        self.progress.note = text
+        self.progress.retried(cause, text)
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

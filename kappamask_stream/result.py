@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from kappamask_stream.errors import KappaMaskError
     from kappamask_stream.inference.types import BatchSizes
@@ -29,6 +29,7 @@ class ProductProgress:
     pixels_read : pixels of the mask's resolution in tiles read (for Mpx/s).
     started : time.monotonic() of the start of streaming.
     note : last remarkable event in words (a retry, an overload).
+    on_retry : told the error's class name, and in words, of each tile that is sent again.
     """
 
     product: str
@@ -40,6 +41,12 @@ class ProductProgress:
     pixels_read: int = 0
     started: float = field(default_factory=time.monotonic)
     note: str | None = None
+    on_retry: Callable[[str, str], None] = field(default=lambda _cause, _text: None, repr=False, compare=False)
+
+    def retried(self, cause: str, text: str) -> None:
+        """Take down that a tile is sent again."""
+        self.note = text
+        self.on_retry(cause, text)
 
     @property
     def seconds_left(self) -> float | None:
@@ -115,7 +122,8 @@ class ProductResult:
     Attributes
     ----------
     product : name, or the path as given where the product could not be opened.
-    status : ``done``, ``skipped`` (a valid output of the same fingerprint was there) or ``failed``.
+    status : ``done``, ``skipped`` (a valid output of the same fingerprint was there, or another process finished one
+        first) or ``failed``.
     output, quicklook : paths or URLs of the mask and of its small picture, None where failed.
     files : paths or URLs of all files that were asked for, the mask's first; tiles' own masks are in their list only;
         none where failed.

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from kappamask_stream.destinations import Nowhere, make_destination
-from kappamask_stream.errors import InternalError, KappaMaskError
+from kappamask_stream.errors import InternalError, KappaMaskError, ProductError
 from kappamask_stream.manifest import verify
-from kappamask_stream.names import mask_name
+from kappamask_stream.names import mask_name, parse_product_name, same_scene
 from kappamask_stream.opening import opened_product
 from kappamask_stream.output import MaskOptions
 from kappamask_stream.pipeline import mask_product
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from kappamask_stream.destinations import Destination
     from kappamask_stream.extras import Extra
     from kappamask_stream.models import ModelPool
-    from kappamask_stream.resources import Resources
+    from kappamask_stream.names import ProductName
+    from kappamask_stream.resources import Resources, ServedModel
     from kappamask_stream.s3 import Stores
+    from kappamask_stream.sources.hrefs import MayRead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,7 @@ class Order:
     verify_checksums : True compares all files with the manifest first.
     output : folder or ``s3://`` prefix that receives a folder per product; None: as the setting `output` says.
     write : False writes nothing: extras alone see the mask.
+    may_read : tells where a STAC Item, its links and redirects may lead, where products are named by strangers.
     """
 
     options: MaskOptions = field(default_factory=MaskOptions)
@@ -115,6 +118,7 @@ class Order:
     verify_checksums: bool = False
     output: str | None = None
     write: bool = True
+    may_read: MayRead | None = None
 
     @property
     def has_items(self) -> bool:
@@ -153,11 +157,11 @@ async def mask_products(
                 return ProductResult(
                     product=progress.product,
                     status="failed",
-                    error=_of_ours(error),
+                    error=of_ours(error),
                     seconds=time.monotonic() - started,
                 )
 
-    tasks = [asyncio.create_task(one(where), name=f"mask {where}") for where in wheres]
+    tasks = [asyncio.create_task(one(where), name=f"mask {shown_url(where)}") for where in wheres]
     try:
         for ended in asyncio.as_completed(tasks):
             result = await ended
@@ -170,8 +174,21 @@ async def mask_products(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def mask_one(where: str, workshop: Workshop, order: Order, progress: ProductProgress) -> ProductResult:
+async def mask_one(
+    where: str,
+    workshop: Workshop,
+    order: Order,
+    progress: ProductProgress,
+    *,
+    expected: ProductName | None = None,
+    model: ServedModel | None = None,
+) -> ProductResult:
     """Open one product, check it if asked to, and mask it; jobs for the same files take turns.
+
+    Parameters
+    ----------
+    expected : the scene that must lie there; its baseline and discriminator may be others.
+    model : to mask it with; None: the one for its level.
 
     Raises
     ------
@@ -179,14 +196,18 @@ async def mask_one(where: str, workshop: Workshop, order: Order, progress: Produ
         The first cause.
     """
     progress.state = "opening"
-    opening = opened_product(where, workshop.stores, source=order.source, allow_coarser=order.allow_coarser)
+    opening = opened_product(
+        where, workshop.stores, source=order.source, allow_coarser=order.allow_coarser, may_read=order.may_read
+    )
     async with opening as product:
         progress.product, progress.note = product.name, "; ".join(product.notes) or None
+        if expected is not None and not same_scene(parse_product_name(product.name), expected):
+            raise ProductError(f"{shown_url(where)} is {product.name}, not {expected.text} as it was said to be")
         if order.verify_checksums:
             progress.state = "verifying"
             progress.note = "; ".join(await verify(product.source)) or progress.note
             progress.state = "waiting"
-        model = await workshop.models.get(product.level)
+        model = model or await workshop.models.get(product.level)
         destination = await _destination(product.name, workshop, order)
         extras = [make() for make in order.extras]
 
@@ -210,8 +231,8 @@ async def _destination(name: str, workshop: Workshop, order: Order) -> Destinati
     return await make_destination(workshop.output(order), name, workshop.stores)
 
 
-def _of_ours(error: Exception) -> KappaMaskError:
-    """Keep an error of this package; anything else is a fault of the program and says so."""
+def of_ours(error: Exception) -> KappaMaskError:
+    """Return an error of this package as it is; anything else is a fault of the program and says so."""
     if isinstance(error, KappaMaskError):
         return error
     ours = InternalError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import tempfile
 from contextlib import suppress
@@ -52,6 +53,14 @@ class FolderDestination:
         """See `Destination.missing`; a directory keeps no metadata, its files are renamed together."""
         return await in_thread(None, self._missing, names)
 
+    async def has(self, name: str, *, size: int, sha256: str) -> bool:
+        """See `Destination.has`; the file is read."""
+        return await in_thread(None, self._has, self.folder / name, size, sha256)
+
+    async def folders(self, prefix: str) -> list[str]:
+        """See `Destination.folders`."""
+        return await in_thread(None, self._folders, prefix)
+
     async def read(self, name: str) -> bytes:
         """See `Destination.read`."""
         path = self.folder / name
@@ -78,6 +87,13 @@ class FolderDestination:
         if gone:
             await in_thread(None, _remove_empty, self._folders_of(gone)[::-1])
 
+    async def replace(self, known: bytes, file: OutputFile) -> bool:
+        """See `Destination.replace`."""
+        if await self.missing([file.name]) or await self.read(file.name) != known:
+            return False
+        await self.publish([file])
+        return True
+
     async def remove(self, names: Sequence[str]) -> None:
         """See `Destination.remove`."""
         await in_thread(None, self._remove, names)
@@ -93,6 +109,24 @@ class FolderDestination:
             return inspect_mask(path)
         except OSError as error:
             raise OutputError(f"cannot look for {path}: {error.strerror}") from error
+
+    def _has(self, path: Path, size: int, sha256: str) -> bool:
+        try:
+            if not path.is_file() or path.stat().st_size != size:
+                return False
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        except OSError as error:
+            raise OutputError(f"cannot look for {path}: {error.strerror}") from error
+
+    def _folders(self, prefix: str) -> list[str]:
+        try:
+            with os.scandir(self.folder) as found:
+                return sorted(entry.name for entry in found if entry.name.startswith(prefix) and entry.is_dir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise OutputError(f"cannot look into {self.folder}: {error.strerror}") from error
 
     def _missing(self, names: Sequence[str]) -> list[str]:
         return [name for name in names if not (self.folder / name).is_file()]

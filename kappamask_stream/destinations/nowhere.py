@@ -28,6 +28,14 @@ class Nowhere:
         """Miss everything."""
         return list(names)
 
+    async def has(self, name: str, *, size: int, sha256: str) -> bool:  # noqa: ARG002
+        """Have nothing."""
+        return False
+
+    async def folders(self, prefix: str) -> list[str]:  # noqa: ARG002
+        """Have none."""
+        return []
+
     async def read(self, name: str) -> bytes:
         """Refuse: nobody asks for what is not there."""
         raise FileNotFoundError(name)
@@ -37,6 +45,10 @@ class Nowhere:
 
     async def publish(self, files: Sequence[OutputFile], *, stale: Sequence[str] = ()) -> None:
         """Drop the files."""
+
+    async def replace(self, known: bytes, file: OutputFile) -> bool:  # noqa: ARG002
+        """Have nothing to replace."""
+        return False
 
     async def remove(self, names: Sequence[str]) -> None:
         """Have nothing to remove."""

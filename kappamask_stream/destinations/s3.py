@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kappamask_stream.cog import inspect_head
+from kappamask_stream.destinations.digests import file_facts
 from kappamask_stream.errors import InputError, OutputError, OutputUnavailableError
 from kappamask_stream.threads import in_thread
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 _HEAD_BYTES = 64 * 1024
 #: A mask takes 2 to 4 MB; what is larger under its name is not read.
 _LARGEST_MASK = 64 * 1024 * 1024
+#: More products than one datatake has.
+_MOST_FOLDERS = 20_000
 #: Names looked for, or removed, at once.
 _AT_ONCE = 8
 
@@ -71,6 +75,18 @@ class S3Destination:
             await _each(names, look)
         return [name for name in names if name in gone]
 
+    async def has(self, name: str, *, size: int, sha256: str) -> bool:
+        """See `Destination.has`."""
+        with self._told("look for"):
+            found = await self._client.head(self._bucket, self._key(name))
+        return found is not None and found.size == size and found.metadata.get("sha256", sha256) == sha256
+
+    async def folders(self, prefix: str) -> list[str]:
+        """See `Destination.folders`."""
+        with self._told("look for"):
+            found = await self._client.folders(self._bucket, self._key(prefix), most=_MOST_FOLDERS)
+        return sorted(key.removeprefix(self._folder).rstrip("/") for key in found)
+
     async def read(self, name: str) -> bytes:
         """See `Destination.read`."""
         with self._told("read"):
@@ -85,15 +101,28 @@ class S3Destination:
     async def publish(self, files: Sequence[OutputFile], *, stale: Sequence[str] = ()) -> None:
         """See `Destination.publish`; what is there when a failure or cancellation comes stays."""
         for file in files:
+            metadata = await _metadata(file)
             with self._told("write"):
                 await self._client.put(
                     self._bucket,
                     self._key(file.name),
                     file.content,
                     content_type=file.media_type,
-                    metadata=file.metadata,
+                    metadata=metadata,
                 )
         await self.remove(stale)
+
+    async def replace(self, known: bytes, file: OutputFile) -> bool:
+        """See `Destination.replace`."""
+        if isinstance(file.content, Path):
+            raise TypeError(f"{file.name} is a scratch file: only what is in memory replaces other content")
+        data, metadata = b"".join(file.content), await _metadata(file)
+        with self._told("write"):
+            # The version first: where another one comes between the two looks, it is not this one that is replaced.
+            found = await self._client.head(self._bucket, self._key(file.name))
+            if found is None or found.size != len(known) or await self.read(file.name) != known:
+                return False
+            return await self._client.replace(found, data, content_type=file.media_type, metadata=metadata)
 
     async def remove(self, names: Sequence[str]) -> None:
         """See `Destination.remove`."""
@@ -113,6 +142,14 @@ class S3Destination:
         except InputError as error:  # the client's words are about sources
             kind = OutputUnavailableError if error.retryable else OutputError
             raise kind(f"cannot {what} the output: {error}") from error
+
+
+async def _metadata(file: OutputFile) -> dict[str, str]:
+    """Return what an object says of itself; its checksum tells whether it belongs to what a catalogue lists."""
+    try:
+        return {**file.metadata, "sha256": (await file_facts(file, None)).sha256}
+    except OSError as error:
+        raise OutputError(f"cannot read {file.content}: {error.strerror}") from error
 
 
 async def _each(names: Sequence[str], do: Callable[[str], Awaitable[None]]) -> None:

@@ -64,6 +64,33 @@ class Destination(Protocol):
         """
         ...
 
+    async def has(self, name: str, *, size: int, sha256: str) -> bool:
+        """Tell whether a file is there with this content.
+
+        Of an object whose metadata do not tell its checksum (somebody copied it) the size has to do.
+
+        Parameters
+        ----------
+        size : bytes.
+        sha256 : lower-case hexadecimal.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be looked at.
+        """
+        ...
+
+    async def folders(self, prefix: str) -> list[str]:
+        """Return the names of the folders in this one that begin with `prefix`, in order; none is no error.
+
+        Raises
+        ------
+        OutputError
+            If they cannot be looked for.
+        """
+        ...
+
     async def read(self, name: str) -> bytes:
         """Return a whole file that is there.
 
@@ -96,6 +123,28 @@ class Destination(Protocol):
         ------
         OutputError
             Naming the file, why, and the remedy.
+        """
+        ...
+
+    async def replace(self, known: bytes, file: OutputFile) -> bool:
+        """Replace a small file, but only where it still has the content that is known.
+
+        Two that do so at once: one of them succeeds. Of directories, and of stores that know no conditional requests,
+        that is not certain where both do it in the same few milliseconds.
+
+        Parameters
+        ----------
+        known : what it is thought to hold.
+        file : what is to be there under its name.
+
+        Returns
+        -------
+        False where it holds something else, or is not there.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be read or written.
         """
         ...
 

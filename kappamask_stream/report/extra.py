@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from kappamask_stream.destinations import OutputFile
+from kappamask_stream.destinations import OutputFile, file_facts
 from kappamask_stream.extras import Extra
 from kappamask_stream.report.confidence import Confidence
 from kappamask_stream.report.rendering import render_page
 from kappamask_stream.report.scene import ScenePicture
-from kappamask_stream.stac import file_facts
 from kappamask_stream.stac.vocabulary import COG
 from kappamask_stream.threads import in_thread
 

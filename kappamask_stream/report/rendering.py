@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from kappamask_stream.destinations import FileFacts
     from kappamask_stream.extras import FinishedMask, MaskJob
     from kappamask_stream.report.confidence import Confidence
     from kappamask_stream.report.scene import ScenePicture
-    from kappamask_stream.stac import FileFacts
 
 _JPEG_QUALITY = 84
 _CONFIDENCE_BINS = 20

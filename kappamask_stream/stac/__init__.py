@@ -9,24 +9,24 @@ Where they lie, relative to the folder that all products are written to::
 
 from kappamask_stream.stac.catalogue import Catalogue, Catalogues
 from kappamask_stream.stac.collection import COLLECTION_FILE, ItemEntry, collection, merged
-from kappamask_stream.stac.digests import FileFacts, file_facts
 from kappamask_stream.stac.extra import StacExtra
 from kappamask_stream.stac.footprint import Footprint, footprint
 from kappamask_stream.stac.item import mask_item
 from kappamask_stream.stac.model import model_file, model_item
 from kappamask_stream.stac.publishing import publish_catalogue
+from kappamask_stream.stac.version import deprecated_item, is_deprecated
 
 __all__ = [
     "COLLECTION_FILE",
     "Catalogue",
     "Catalogues",
-    "FileFacts",
     "Footprint",
     "ItemEntry",
     "StacExtra",
     "collection",
-    "file_facts",
+    "deprecated_item",
     "footprint",
+    "is_deprecated",
     "mask_item",
     "merged",
     "model_file",

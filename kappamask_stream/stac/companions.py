@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kappamask_stream.destinations import OutputFile
+from kappamask_stream.destinations import OutputFile, file_facts
 from kappamask_stream.output import COG_TYPE, COMPANIONS, JSON_TYPE, PNG_TYPE, TEXT_TYPE
-from kappamask_stream.stac.digests import file_facts
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from kappamask_stream.destinations import FileFacts
     from kappamask_stream.extras import MaskJob
-    from kappamask_stream.stac.digests import FileFacts
 
 _ITEM = ".json"
 #: Up to 200 MB: not read for a checksum.

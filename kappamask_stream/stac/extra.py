@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kappamask_stream.destinations import OutputFile
+from kappamask_stream.destinations import OutputFile, file_facts
 from kappamask_stream.extras import Extra
 from kappamask_stream.stac.companions import companions_there
-from kappamask_stream.stac.digests import file_facts
 from kappamask_stream.stac.item import mask_item
 from kappamask_stream.stac.model import model_file
 from kappamask_stream.stac.vocabulary import COG, GEOJSON, encode

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from kappamask_stream.contract import ModelContract
+    from kappamask_stream.destinations import FileFacts
     from kappamask_stream.extras import MaskJob
     from kappamask_stream.frame import MaskFrame
     from kappamask_stream.product import Product
-    from kappamask_stream.stac.digests import FileFacts
 
 #: Where the Copernicus Data Space keeps the Item of a product: its name is its identity, wherever it was read from.
 _SOURCE_ITEMS = "https://stac.dataspace.copernicus.eu/v1/collections/sentinel-2-{level}/items/{name}"

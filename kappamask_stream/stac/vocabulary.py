@@ -32,6 +32,7 @@ EXTENSIONS: Final = {
         "raster": "2.0.0",
         "sat": "1.0.0",
         "sentinel-2": "1.0.0",
+        "version": "1.2.0",
     }.items()
 }
 

@@ -1,5 +1,6 @@
 """What every `Destination` must do. A new kind of place is one more entry in `PLACES`."""
 
+import hashlib
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -136,3 +137,47 @@ async def test_preparing_and_discarding_leave_nothing_and_keep_what_is_there(pla
     await place.prepare(["m.tif"])
     await place.discard()
     assert await place.read("m.tif") == b"mask"
+
+
+async def test_a_file_is_known_by_size_and_checksum(place: Destination) -> None:
+    await place.prepare(["m.tif"])
+    await place.publish([file("m.tif", [b"ma", b"sk"])])
+    digest, other = hashlib.sha256(b"mask").hexdigest(), hashlib.sha256(b"MASK").hexdigest()
+    assert await place.has("m.tif", size=4, sha256=digest)
+    assert not await place.has("m.tif", size=4, sha256=other)
+    assert not await place.has("m.tif", size=5, sha256=digest)
+    assert not await place.has("n.tif", size=4, sha256=digest)
+
+
+async def test_a_file_from_disk_is_known_by_its_checksum(place: Destination, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch.tif"
+    scratch.write_bytes(b"from a file")
+    await place.prepare(["m.tif"])
+    await place.publish([file("m.tif", scratch)])
+    assert await place.has("m.tif", size=11, sha256=hashlib.sha256(b"from a file").hexdigest())
+    assert not await place.has("m.tif", size=11, sha256=hashlib.sha256(b"another").hexdigest())
+
+
+async def test_folders_are_found_by_how_they_begin(place: Destination) -> None:
+    names = ["a1/m.tif", "a1/t/p.png", "a2/m.tif", "b1/m.tif", "a.txt"]
+    await place.prepare(names)
+    await place.publish([file(name, [b"x"]) for name in names])
+    assert await place.folders("a") == ["a1", "a2"]
+    assert await place.folders("") == ["a1", "a2", "b1"]
+    assert await place.folders("c") == []
+
+
+async def test_where_nothing_is_there_are_no_folders(place: Destination) -> None:
+    assert await place.folders("a") == []
+
+
+async def test_a_file_is_replaced_only_where_it_is_what_it_is_thought_to_be(place: Destination) -> None:
+    await place.prepare(["m.json"])
+    assert not await place.replace(b"", file("m.json", [b"2"]))
+    await place.publish([file("m.json", [b"1"])])
+    assert not await place.replace(b"0", file("m.json", [b"2"]))
+    assert await place.read("m.json") == b"1"
+    assert await place.replace(b"1", file("m.json", [b"2", b"3"]))
+    assert await place.read("m.json") == b"23"
+    assert await place.has("m.json", size=2, sha256=hashlib.sha256(b"23").hexdigest())
+    assert await place.missing(["m.json"], fingerprint=FINGERPRINT) == []

@@ -256,10 +256,13 @@ async def test_failures_that_pass_leave_no_trace_in_the_mask(
 ) -> None:
     quick_retries(monkeypatch)
     calm = await masked(l2a_scene, Network(coarse_l2a), tmp_path / "calm")
-    client, progress = Network(coarse_l2a), ProductProgress(product="P")
+    told: list[tuple[str, str]] = []
+    client = Network(coarse_l2a)
+    progress = ProductProgress(product="P", on_retry=lambda *said: told.append(said))
     client.failures.extend([failure] * 3)
     result = await masked(l2a_scene, client, tmp_path / "rough", progress=progress)
     assert result.retries == 3
+    assert [cause for cause, _ in told] == [type(failure).__name__] * 3
     assert progress.note is not None
     assert str(failure) in progress.note
     assert "trying again" in progress.note

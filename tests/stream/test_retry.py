@@ -38,12 +38,15 @@ async def test_one_failure_of_each_kind_is_survived(csmask_contract: ModelContra
     client.failures.append(failure)
     window = InFlightWindow(4)
     result = await infer_with_retry(
-        client, request_for(csmask_contract), window=window, policy=RetryPolicy(**QUICK), on_retry=notes.append
-    )
+        client, request_for(csmask_contract), window=window, policy=RetryPolicy(**QUICK),
+        on_retry=lambda *said: notes.append(said),
+    )  # fmt: skip
     assert (result.labels == 1).all()
     assert sum(client.sent.values()) == 2
-    assert "row 1, column 2" in notes[0]
-    assert str(failure) in notes[0]
+    ((cause, text),) = notes
+    assert cause == type(failure).__name__
+    assert "row 1, column 2" in text
+    assert str(failure) in text
 
 
 async def test_overload_lowers_the_window_a_dead_server_does_not(csmask_contract: ModelContract) -> None:
@@ -57,7 +60,7 @@ async def test_overload_lowers_the_window_a_dead_server_does_not(csmask_contract
             request_for(csmask_contract),
             window=window,
             policy=policy,
-            on_retry=lambda _, w=window, s=seen: s.append(w.limit),
+            on_retry=lambda *_, w=window, s=seen: s.append(w.limit),
         )
         assert seen == [limit]
 

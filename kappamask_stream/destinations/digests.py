@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from concurrent.futures import Executor
 
     from kappamask_stream.destinations import OutputFile
@@ -51,11 +52,31 @@ async def file_facts(file: OutputFile, workers: Executor | None) -> FileFacts:
         while size < length:
             size += await in_thread(workers, _hash_chunk, file.content, size, digest)
     else:
-        for piece in file.content:
-            for start in range(0, len(piece), _CHUNK):
-                await in_thread(workers, digest.update, memoryview(piece)[start : start + _CHUNK])
-            size += len(piece)
+        for chunk in _chunks(file.content):
+            await in_thread(workers, _hash_pieces, chunk, digest)
+        size = sum(map(len, file.content))
     return FileFacts(name=file.name, media_type=file.media_type, size=size, sha256=digest.hexdigest())
+
+
+def _chunks(pieces: Iterable[bytes]) -> Iterator[list[memoryview]]:
+    """Put pieces, which may be small and many, or large, together to what is hashed in one go."""
+    chunk: list[memoryview] = []
+    room = _CHUNK
+    for piece in pieces:
+        view, at = memoryview(piece), 0
+        while at < len(view):
+            chunk.append(view[at : at + room])
+            at, room = at + len(chunk[-1]), room - len(chunk[-1])
+            if not room:
+                yield chunk
+                chunk, room = [], _CHUNK
+    if chunk:
+        yield chunk
+
+
+def _hash_pieces(pieces: Iterable[memoryview], digest: hashlib._Hash) -> None:
+    for piece in pieces:
+        digest.update(piece)
 
 
 def _hash_chunk(path: Path, start: int, digest: hashlib._Hash) -> int:

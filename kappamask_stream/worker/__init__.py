@@ -1,0 +1,1 @@
+"""The worker: from a queue of messages to masks, day and night."""

@@ -1,0 +1,201 @@
+"""Whatever happens to workers and to the queue: a message is done, filtered, a dead letter, or comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from kappamask_stream.errors import (
+    InferenceError,
+    KappaMaskError,
+    OutputError,
+    OutputUnavailableError,
+    ProductError,
+    QueueError,
+    QueueUnavailableError,
+    ServerOverloadedError,
+    UsageError,
+)
+from tests.stream.virtual_time import VirtualLoop, until
+from tests.stream.worker_fakes import FakeQueue, FakeWork, Line, Scene, product
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+#: Of a product: what its tries end with, one after the other; then it is made.
+FATES: dict[str, list[KappaMaskError | Exception]] = {
+    "good": [],
+    "passing": [ServerOverloadedError("full"), OutputUnavailableError("away")],
+    "surroundings": [OutputError("no permission"), UsageError("no source")],
+    "poison": [ProductError("damaged")] * 99,
+    "unusable": [InferenceError("not finite")] * 99,
+    "fault": [RuntimeError("a fault")] * 99,
+    "full machine": [MemoryError()],
+}
+CALLS = st.sampled_from(["receive", "hide", "delete", "stats"])
+#: In the call that receives; in work, which takes 30 s; while it is finished; in the call that deletes.
+MOMENTS = st.sampled_from([0.005, 1.0, 15.0, 30.005, 30.015, 30.025])
+FAILURES = st.sampled_from([QueueUnavailableError("away"), QueueError("refused"), 3.0, 1e5])
+
+
+class Workers(RuleBasedStateMachine):
+    """Up to two workers share a queue; they are stopped, killed and held up, the queue fails in every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = VirtualLoop()
+        self.clock = patch("time.monotonic", self.loop.time)
+        self.clock.start()
+        asyncio.set_event_loop(self.loop)
+        self.workers: list[Scene] = []
+        self.lines: dict[int, Line] = {}
+        self.put: dict[str, list[str]] = {}
+        self.fate: dict[int, str] = {}
+
+    def run_now(self, story: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(story)
+
+    @initialize()
+    def open_queues(self) -> None:
+        async def make() -> None:
+            self.queue, self.dead = FakeQueue(), FakeQueue("https://sqs.test/1/dead")
+            self.work = FakeWork(seconds=30)
+
+        self.run_now(make())
+        self.send(["good"])
+        self.start(120, 2)
+
+    @rule(fates=st.lists(st.sampled_from(sorted(FATES)), min_size=0, max_size=3))
+    def send(self, fates: list[str]) -> None:
+        numbers = []
+        for fate in fates:
+            number = len(self.fate)
+            self.fate[number] = fate
+            self.work.errors[product(number)] = list(FATES[fate])
+            numbers.append(number)
+
+        async def put() -> None:
+            body = ",".join(map(str, numbers))
+            id_ = f"sent-{len(self.put)}"
+            self.queue.put_as(id_, body)
+            self.put[id_] = [product(number) for number in numbers]
+
+        self.run_now(put())
+
+    @precondition(lambda self: len(self.workers) < 2)
+    @rule(visibility_s=st.sampled_from([2, 20, 120]), slots=st.integers(1, 3))
+    def start(self, visibility_s: int, slots: int) -> None:
+        async def begin() -> None:
+            line = Line(self.queue)
+            scene = Scene(
+                work=self.work, queue=line, dead_letters=self.dead, products_at_once=slots,  # type: ignore[arg-type]
+                visibility_s=visibility_s, retry_after_s=5, retry_most_s=60, poison_in_a_row=4,
+            )  # fmt: skip
+            scene.start()
+            self.lines[id(scene)] = line
+            self.workers.append(scene)
+
+        self.run_now(begin())
+
+    @precondition(lambda self: self.workers)
+    @rule(after_s=MOMENTS, grace_s=st.sampled_from([0.0, 10.0, 100.0]))
+    def stop(self, after_s: float, grace_s: float) -> None:
+        self.wait(after_s)
+        if not self.workers:
+            return
+        scene = self.workers.pop(0)
+
+        async def end() -> None:
+            scene.stop.ask("SIGTERM", grace_s=grace_s)
+            (result,) = await asyncio.gather(scene.task, return_exceptions=True)  # type: ignore[arg-type]
+            assert result is None or isinstance(result, QueueError), result
+
+        self.run_now(end())
+        assert scene.worker._in_hand == {}
+
+    @precondition(lambda self: self.workers)
+    @rule(after_s=MOMENTS)
+    def kill(self, after_s: float) -> None:
+        """End a worker as SIGKILL does: nothing that it would say is heard any more."""
+        self.wait(after_s)
+        if not self.workers:
+            return
+        scene = self.workers.pop(0)
+        self.lines[id(scene)].is_cut = True
+
+        async def end() -> None:
+            scene.task.cancel()  # type: ignore[union-attr]
+            await asyncio.gather(scene.task, return_exceptions=True)  # type: ignore[arg-type]
+
+        self.run_now(end())
+
+    @rule(call=CALLS, failures=st.lists(FAILURES, min_size=1, max_size=4))
+    def fail(self, call: str, failures: list[Exception | float]) -> None:
+        self.queue.failing.setdefault(call, []).extend(failures)
+
+    @rule(failures=st.lists(FAILURES, min_size=1, max_size=4))
+    def fail_to_bury(self, failures: list[Exception | float]) -> None:
+        self.dead.failing.setdefault("send", []).extend(failures)
+
+    @rule(seconds=st.sampled_from([1.0, 31.0, 600.0]))
+    def wait(self, seconds: float) -> None:
+        self.run_now(asyncio.sleep(seconds))
+        self.workers = [scene for scene in self.workers if not scene.task.done()]  # type: ignore[union-attr]
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        for id_, products in self.put.items():
+            if id_ not in self.queue.messages:
+                assert self._is_accounted_for(products), f"{id_} is gone"
+
+    def _is_accounted_for(self, products: list[str]) -> bool:
+        wanted = {name for name in products if not FATES[self._fate_of(name)][9:]}
+        if not wanted <= set(self.work.made):
+            return False
+        bodies = {stored.body for stored in self.dead.messages.values()}
+        return wanted == set(products) or ",".join(str(int(name[-6:])) for name in products) in bodies
+
+    def _fate_of(self, name: str) -> str:
+        return self.fate[int(name[-6:])]
+
+    def teardown(self) -> None:
+        """In the end, with the queue and one worker well, everything is done or a dead letter."""
+        try:
+            if hasattr(self, "queue"):
+                self._finish()
+        finally:
+            left = asyncio.all_tasks(self.loop)
+            for task in left:
+                task.cancel()
+            self.run_now(asyncio.wait(left) if left else asyncio.sleep(0))
+            self.clock.stop()
+            self.loop.close()
+            asyncio.set_event_loop(None)
+
+    def _finish(self) -> None:
+        while self.workers:
+            self.stop(0.005, 0.0)
+        self.queue.failing.clear()
+        self.dead.failing.clear()
+        self.start(20, 3)
+
+        self.run_now(until(lambda: not self.queue.messages, each_s=60))
+        self.stop(0.005, 0.0)
+        for id_, products in self.put.items():
+            assert self._is_accounted_for(products), id_
+        assert self.work.busy == 0
+        assert {s.body for s in self.dead.messages.values()} == {
+            ",".join(str(int(name[-6:])) for name in products)
+            for products in self.put.values()
+            if any(FATES[self._fate_of(name)][9:] for name in products)
+        }
+        assert asyncio.all_tasks(self.loop) == set()
+
+
+Workers.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestWorkersLoseNothing = Workers.TestCase
