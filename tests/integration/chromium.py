@@ -79,8 +79,10 @@ class Page:
         for domain in ("Page", "Runtime", "Log", "Network"):
             await self.call(f"{domain}.enable")
 
-    async def open(self, file: Path, *, width: int, height: int, dark: bool = False, touch: bool = False) -> None:
-        """Show a file in a window of this size."""
+    async def open(
+        self, place: Path | str, *, width: int, height: int, dark: bool = False, touch: bool = False
+    ) -> None:
+        """Show a file, or what a URL gives, in a window of this size."""
         await self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch
         )
@@ -88,7 +90,7 @@ class Page:
         scheme = "dark" if dark else "light"
         await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self._loaded.clear()
-        await self.call("Page.navigate", url=file.absolute().as_uri())
+        await self.call("Page.navigate", url=place if isinstance(place, str) else place.absolute().as_uri())
         async with asyncio.timeout(_ANSWER_S):
             await self._loaded.wait()
 
