@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STORES := .venv-stores
 SCHEMAS := .venv-stac-schemas
+AUDIT := .venv-audit
 export KAPPAMASK_SERVER_ENV := $(CURDIR)/.venv-server
 export KAPPAMASK_STORES_ENV := $(CURDIR)/$(STORES)
+export KAPPAMASK_AUDIT_ENV := $(CURDIR)/$(AUDIT)
 PIP_FLAGS := --quiet --disable-pip-version-check
 # onnxruntime reports usage home unless told not to.
 export ORT_DISABLE_TELEMETRY := 1
@@ -14,9 +16,11 @@ SEED ?= 7
 SIZE ?= 2304
 PRODUCT ?=
 WEIGHTS ?=
+PRODUCTS ?= 300
+WORKERS ?= 3
 KAPPAMASK := $(if $(WEIGHTS),--weights $(WEIGHTS))
 
-.PHONY: help demo test lint bench bench-sources full server-env stores-env stac-schemas clean
+.PHONY: help demo test lint bench bench-sources full soak sbom audit server-env stores-env stac-schemas clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -63,5 +67,21 @@ bench-sources: server-env stores-env  ## a product from a zip and from S3 agains
 full: server-env  ## a full-size product against its labels, or with WEIGHTS against km_predict's golden tiles
 	$(BIN)/python benchmarks/full_product.py $(PRODUCT) $(KAPPAMASK)
 
+soak: server-env stores-env  ## the worker under fire: PRODUCTS=300 small products, WORKERS=3, random kills
+	$(BIN)/python benchmarks/soak/run.py --products $(PRODUCTS) --workers $(WORKERS)
+
+# Tools that look at what the other environments hold.
+$(AUDIT)/.installed: constraints/audit.txt
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install $(PIP_FLAGS) --no-deps -r constraints/audit.txt
+	touch $@
+
+sbom: $(BIN)/.installed $(AUDIT)/.installed  ## bill of materials (CycloneDX) of what the client needs when it runs
+	$(AUDIT)/bin/python deploy/supply-chain/sbom.py $(VENV) pyproject.toml sbom/kappamask-stream.cdx.json
+
+audit: $(BIN)/.installed $(AUDIT)/.installed  ## licences of that, and known vulnerabilities of all pinned packages
+	$(AUDIT)/bin/python deploy/supply-chain/licences.py $(VENV)
+	$(AUDIT)/bin/python deploy/supply-chain/audit.py constraints/client.txt constraints/server.txt constraints/stores.txt constraints/audit.txt
+
 clean:  ## remove the environments and what the targets made
-	rm -rf $(VENV) .venv-server $(STORES) $(SCHEMAS) demo-output bench-output
+	rm -rf $(VENV) .venv-server $(STORES) $(SCHEMAS) $(AUDIT) demo-output bench-output sbom

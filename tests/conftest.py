@@ -10,11 +10,22 @@ import pytest
 from hypothesis import settings
 
 from kappamask_stream.contract import BandGroup, MaskClass, ModelContract
+from tests.integration.queue_servers import queue_server, served_queue, served_topic
 from tests.integration.s3_servers import aws_environment, moto_store, rclone_store, stores_env
 from tests.integration.session import csmask_address, session_server
 
 #: Fixtures for tests of all stages: one real Triton, two S3 stores.
-__all__ = ["aws_environment", "csmask_address", "moto_store", "rclone_store", "session_server", "stores_env"]
+__all__ = [
+    "aws_environment",
+    "csmask_address",
+    "moto_store",
+    "queue_server",
+    "rclone_store",
+    "served_queue",
+    "served_topic",
+    "session_server",
+    "stores_env",
+]
 
 # No deadlines: two cores are shared with servers that other tests start.
 settings.register_profile("kappamask", deadline=None, max_examples=60)

@@ -15,8 +15,8 @@ from kappamask_stream.errors import KappaMaskError
 
 EXIT_CODES = (
     "Exit codes: 0 all good; 2 usage; 3 input (a product or weights cannot be read); 4 server (Triton); 5 output (a "
-    "file cannot be written), when all failures are of that kind; 1 when they are mixed or some products succeeded; "
-    "130 and 143 on SIGINT and SIGTERM."
+    "file cannot be written); 6 queue (a queue or topic refuses), when all failures are of that kind; 1 when they are "
+    "mixed or some products succeeded; 130 and 143 on SIGINT and SIGTERM."
 )
 _HELP = """Cloud masks for Sentinel-2 products, streamed through NVIDIA Triton Inference Server.
 
@@ -40,10 +40,14 @@ def build_app() -> typer.Typer:
     from kappamask_stream.cli.info import info
     from kappamask_stream.cli.km_predict import km_predict
     from kappamask_stream.cli.models import app as models_app
+    from kappamask_stream.cli.plan import plan
+    from kappamask_stream.cli.queue import app as queue_app
     from kappamask_stream.cli.run import run
     from kappamask_stream.cli.server import app as server_app
+    from kappamask_stream.cli.submit import submit
     from kappamask_stream.cli.synth import synth
     from kappamask_stream.cli.teaching_help import TeachingCommand, TeachingGroup
+    from kappamask_stream.cli.worker import worker
 
     app = typer.Typer(
         name="kappamask-stream",
@@ -60,9 +64,12 @@ def build_app() -> typer.Typer:
     app.command("info", short_help="Show what a product holds.")(info)
     app.command("km-predict", short_help="Run a configuration of km_predict.")(km_predict)
     app.command("evaluate", short_help="Compare a mask with labels.")(evaluate)
+    app.command("worker", short_help="Mask what a queue asks for, day and night.")(worker)
+    app.command("submit", short_help="Fill a queue with products.")(submit)
+    app.command("plan", short_help="Plan machines for a load.")(plan)
     app.command("synth", short_help="Make a synthetic product and its truth.")(synth)
     app.command("demo", short_help="Show all of it once.")(demo)
-    groups = {"server": server_app, "models": models_app, "config": config_app}
+    groups = {"server": server_app, "models": models_app, "config": config_app, "queue": queue_app}
     for name, group in groups.items():
         app.add_typer(group, name=name, cls=TeachingGroup, epilog=EXIT_CODES)
     for group in (app, *groups.values()):

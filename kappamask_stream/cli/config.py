@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kappamask_stream.cli.setting_flags import NO_FLAGS, SettingFlags, takes_setting_flags
+from kappamask_stream.cli.queue_options import QUEUE_FLAGS
+from kappamask_stream.cli.setting_flags import MASKING_FLAGS, NO_FLAGS, SettingFlags, takes_setting_flags
+from kappamask_stream.cli.worker_options import TRITON_FLAGS, WORKER_FLAGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +31,7 @@ _CREDENTIALS_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 @app.command(short_help="Show every setting, its value and where that comes from.")
-@takes_setting_flags
+@takes_setting_flags(MASKING_FLAGS, QUEUE_FLAGS, WORKER_FLAGS, TRITON_FLAGS)
 def show(
     flags: SettingFlags = NO_FLAGS,
     server_env: Annotated[Path | None, typer.Option("--env", help="The local server's environment.")] = None,
@@ -90,4 +92,6 @@ def _shown(value: Any) -> Any:
     """Return a value as JSON has it; what stands before the host of a URL may be a secret."""
     if value is None or isinstance(value, bool | int | float):
         return value
+    if isinstance(value, tuple):
+        return [_shown(one) for one in value]
     return _CREDENTIALS_IN_URL.sub("***@", str(value))

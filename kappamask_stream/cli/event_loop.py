@@ -9,14 +9,13 @@ import sys
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
 T = TypeVar("T")
 
 _SIGNAL_BASE = 128
+#: A second one must not cut short what the first one began to clean up; a third is for when that hangs.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-#: A second signal must not cut short what the first one began to clean up; a third is for when that hangs.
-_PATIENCE = 2
 
 
 def leave_on_signals() -> None:
@@ -29,23 +28,34 @@ def leave_on_signals() -> None:
         signal.signal(number, leave)
 
 
-def run_command(command: Coroutine[object, object, T]) -> T:
-    """Run to the end, or cancel on SIGINT or SIGTERM, clean up and exit with 128 + the signal's number."""
+def run_command(command: Coroutine[object, object, T], *, gently: Sequence[Callable[[signal.Signals], None]] = ()) -> T:
+    """Run to the end, or cancel on SIGINT or SIGTERM, clean up and exit with 128 + the signal's number.
+
+    Parameters
+    ----------
+    gently : what the first signals do in place of that, one each, for a command that knows how to end itself: it then
+        ends as if there had been none.
+    """
     received: list[signal.Signals] = []
 
     async def guarded() -> T:
         loop = asyncio.get_running_loop()
         task = asyncio.ensure_future(command)
 
+        def cancel(number: signal.Signals) -> None:
+            _say(f"{number.name}: stopping")
+            task.cancel()
+
+        def be_patient(_: signal.Signals) -> None:
+            _say("still cleaning up; once more ends it at once")
+
+        steps = gently or (cancel, be_patient)
+
         def stop(number: signal.Signals) -> None:
             received.append(number)
-            if len(received) == 1:
-                _say(f"{number.name}: stopping")
-                task.cancel()
-            elif len(received) == _PATIENCE:
-                _say("still cleaning up; once more ends it at once")
-            else:
+            if len(received) > len(steps):
                 os._exit(_SIGNAL_BASE + received[0])
+            steps[len(received) - 1](number)
 
         before = {number: signal.getsignal(number) for number in _SIGNALS}
         for number in _SIGNALS:
@@ -59,8 +69,9 @@ def run_command(command: Coroutine[object, object, T]) -> T:
 
     try:
         return asyncio.run(guarded())
-    except (asyncio.CancelledError, Exception):  # what fails while it is being ended is no news
-        if not received:
+    except (asyncio.CancelledError, Exception) as error:
+        is_news = bool(gently) and isinstance(error, Exception)  # what fails while it is cancelled is none
+        if not received or is_news:
             raise
         raise SystemExit(_SIGNAL_BASE + received[0]) from None
 

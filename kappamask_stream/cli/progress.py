@@ -76,7 +76,7 @@ class ProgressDisplay:
         if self._enabled and self._live is None:
             _write(text)
 
-    def note(self, text: str) -> None:
+    def note(self, _cause: str, text: str) -> None:
         """Say what happened between products, e.g. that a store is asked again; only where notes are wanted."""
         if self._enabled and self._verbose:
             with self.aside():

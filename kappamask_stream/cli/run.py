@@ -5,11 +5,12 @@ from __future__ import annotations
 import typer
 
 from kappamask_stream.cli import options as given
-from kappamask_stream.cli.setting_flags import NO_FLAGS, SettingFlags, takes_setting_flags
+from kappamask_stream.cli.setting_flags import MASKING_FLAGS, NO_FLAGS, SettingFlags, takes_setting_flags
+from kappamask_stream.cli.worker_options import TRITON_FLAGS
 from kappamask_stream.errors import UsageError
 
 
-@takes_setting_flags
+@takes_setting_flags(MASKING_FLAGS, TRITON_FLAGS)
 def run(
     products: given.Products = None,
     products_file: given.ProductsFile = None,

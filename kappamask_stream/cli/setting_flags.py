@@ -1,4 +1,4 @@
-"""The flags of settings, for commands that take all of them."""
+"""The flags of settings, in groups, for commands that take all of a group."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from kappamask_stream.cli import options as given
 SettingFlags = Mapping[str, Any]
 NO_FLAGS: SettingFlags = MappingProxyType({})
 
-_FLAGS: dict[str, Any] = {
+#: By name of the setting, its option as typer reads it. Other groups: `queue_options`, `worker_options`.
+FlagGroup = Mapping[str, Any]
+MASKING_FLAGS: FlagGroup = {
     "output": given.Output,
     "compression": given.Compression,
     "triton": given.Triton,
@@ -32,22 +34,32 @@ _FLAGS: dict[str, Any] = {
 }
 
 
-def takes_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Put the flags of settings in the place of a command's parameter ``flags``, which receives them."""
-    parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(command, eval_str=True).parameters.values():
-        if parameter.name == "flags":
-            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-            parameters += [inspect.Parameter(n, kind, default=None, annotation=t) for n, t in _FLAGS.items()]
-        else:
-            parameters.append(parameter)
+def takes_setting_flags(*groups: FlagGroup) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Put groups of flags in the place of a command's parameter ``flags``, which receives those of all groups.
 
-    @functools.wraps(command)
-    def with_flags(**arguments: Any) -> None:
-        flags = {name: arguments.pop(name) for name in _FLAGS}
-        command(flags=flags, **arguments)
+    Parameters
+    ----------
+    groups : in the order in which help shows them; a setting is in one of them.
+    """
+    options = {name: option for group in groups for name, option in group.items()}
 
-    # What typer reads a command's parameters from.
-    with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return with_flags
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            if parameter.name == "flags":
+                kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+                parameters += [inspect.Parameter(n, kind, default=None, annotation=t) for n, t in options.items()]
+            else:
+                parameters.append(parameter)
+
+        @functools.wraps(command)
+        def with_flags(**arguments: Any) -> None:
+            flags = {name: arguments.pop(name) for name in options}
+            command(flags=flags, **arguments)
+
+        # What typer reads a command's parameters from.
+        with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return with_flags
+
+    return decorate

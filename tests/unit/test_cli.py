@@ -139,7 +139,8 @@ def commands() -> list[tuple[str, ...]]:
 
 def test_these_commands_there_are() -> None:
     assert {path[0] for path in commands()} == {
-        "run", "info", "km-predict", "evaluate", "synth", "demo", "server", "models", "config",
+        "run", "info", "km-predict", "evaluate", "worker", "submit", "queue", "plan", "synth", "demo", "server", "models",
+        "config",
     }  # fmt: skip
 
 
@@ -162,7 +163,7 @@ def test_help_teaches(command: Callable[..., Ended], path: tuple[str, ...]) -> N
     assert silent == []
 
 
-@pytest.mark.parametrize("path", [(), ("server",), ("models",), ("config",)], ids=" ".join)
+@pytest.mark.parametrize("path", [(), ("server",), ("models",), ("config",), ("queue",)], ids=" ".join)
 def test_help_of_a_group_shows_an_example(command: Callable[..., Ended], path: tuple[str, ...]) -> None:
     text = " ".join(command(*path, "--help").out.split())
     assert f"Example: kappamask-stream {' '.join(path)}".rstrip() in text
@@ -216,7 +217,7 @@ def test_help_says_defaults_that_another_place_knows(command: Callable[..., Ende
 
 
 def test_without_a_command_help_is_shown_and_it_is_a_usage_error(command: Callable[..., Ended]) -> None:
-    for path in ((), ("server",), ("models",), ("config",)):
+    for path in ((), ("server",), ("models",), ("config",), ("queue",)):
         shown = command(*path)
         assert (shown.code, shown.out) == (2, "")
         assert shown.err.startswith(f"Usage: {' '.join(('kappamask-stream', *path))} [OPTIONS] COMMAND")

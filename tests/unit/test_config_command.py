@@ -73,7 +73,8 @@ def test_what_is_shown_is_what_a_run_would_take(monkeypatch: pytest.MonkeyPatch,
     settings = load_settings(triton="grpc://gpu:8001")
     for name in Settings.model_fields:
         value = getattr(settings, name)
-        assert shown[name]["value"] == (str(value) if isinstance(value, Path) else value), name
+        expected = list(value) if isinstance(value, tuple) else value
+        assert shown[name]["value"] == (str(value) if isinstance(value, Path) else expected), name
     assert shown["output"]["value"] == "s3://bucket/masks"
     assert shown["server_env"]["origin"] == "variable KAPPAMASK_SERVER_ENV"
     assert shown["triton"]["origin"] == "flag --triton"

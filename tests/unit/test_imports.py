@@ -29,6 +29,11 @@ LAYERS = [
     PURE,
     {
         "settings",
+        "settings_masking",
+        "settings_worker",
+        "queues",
+        "feed",
+        "capacity",
         "atomic",
         "s3",
         "sources",
@@ -65,6 +70,7 @@ LAYERS = [
         "survey",
     },
     {"models", "opening", "runner", "api", "api_options", "km_predict"},
+    {"worker", "monitor"},
     {"cli", "__main__"},
 ]
 

@@ -112,7 +112,7 @@ async def test_what_stores_are_asked_again_is_said_when_asked_for(
     capsys: pytest.CaptureFixture[str], *, enabled: bool, verbose: bool
 ) -> None:
     async with ProgressDisplay(enabled=enabled, verbose=verbose) as display:
-        display.note("s3://b/k: the connection broke off")
+        display.note("StoreUnavailableError", "s3://b/k: the connection broke off")
     assert ("s3://b/k: the connection broke off\n" in capsys.readouterr().err) == (enabled and verbose)
 
 

@@ -94,17 +94,17 @@ async def test_waiting_in_our_own_queue_is_not_the_stores_failure() -> None:
 
 
 async def test_each_further_attempt_is_told() -> None:
-    told: list[str] = []
+    told: list[tuple[str, str]] = []
     store = Store(LATER, ExpiredError("expired"), BUSY, "done")
     await persist(
         store.attempt, what="s3://b/k", patience=Patience(rng=random.Random(0)), renew=store.renew,
-        clock=lambda: store.now, sleep=store.sleep, on_retry=told.append,
+        clock=lambda: store.now, sleep=store.sleep, on_retry=lambda *said: told.append(said),
     )  # fmt: skip
     first, second = store.pauses
     assert told == [
-        f"s3://b/k: broke off; attempt 1 failed, the next one comes in {first:.1f} s",
-        "s3://b/k: expired; they are read anew",
-        f"s3://b/k: overloaded; attempt 2 failed, the next one comes in {second:.1f} s",
+        ("StoreUnavailableError", f"s3://b/k: broke off; attempt 1 failed, the next one comes in {first:.1f} s"),
+        ("ExpiredCredentials", "s3://b/k: expired; they are read anew"),
+        ("SlowDown", f"s3://b/k: overloaded; attempt 2 failed, the next one comes in {second:.1f} s"),
     ]
 
 

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -128,34 +129,55 @@ def test_the_documented_table_is_the_models() -> None:
     assert settings_table() in (ROOT / "docs" / "settings.md").read_text()
 
 
+#: Numbers that count something, which their names say.
+COUNTS = {
+    "decode_threads", "read_ahead_tiles", "products_at_once", "tile_attempts", "max_in_flight", "s3_connections",
+    "s3_requests_per_minute", "poison_in_a_row", "pending_most",
+}  # fmt: skip
+
+
 def test_every_setting_is_described_and_carries_its_unit() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
-        if field.annotation in (float, int) and name not in {
-            "decode_threads",
-            "read_ahead_tiles",
-            "products_at_once",
-            "tile_attempts",
-        }:
+        is_number = {int, float} & {field.annotation, *get_args(field.annotation)}
+        if is_number and name not in COUNTS:
             assert name.endswith(("_s", "_mb")), name
 
 
+#: Commands that take flags of settings, under the settings' own names.
+TAKE_FLAGS = [("run",), ("worker",), ("submit",), ("queue", "stats"), ("queue", "redrive"), ("config", "show")]
+
+
+def params_of(*path: str) -> dict[str, Any]:
+    command: Any = typer.main.get_command(build_app())
+    for name in path:
+        command = command.commands[name]
+    return {param.name: param for param in command.params}
+
+
 def test_flags_in_the_table_are_those_of_the_command_line_and_say_the_same_defaults() -> None:
-    app = typer.main.get_command(build_app())
-    run = {param.name: param for param in app.commands["run"].params}  # type: ignore[attr-defined]
-    install = {param.name: param for param in app.commands["server"].commands["install"].params}  # type: ignore[attr-defined]
     documented = {
         name: field.json_schema_extra["flag"]  # type: ignore[index]
         for name, field in Settings.model_fields.items()
         if "flag" in (field.json_schema_extra or {})
     }
-    fetch = {param.name: param for param in app.commands["models"].commands["fetch"].params}  # type: ignore[attr-defined]
-    assert documented.pop("server_env") in install["env"].opts
-    assert documented.pop("weights_url") in fetch["url"].opts
-    assert set(documented) == set(run) & set(Settings.model_fields)
-    for name, flag in documented.items():
-        assert flag in run[name].opts
-        assert run[name].default is None, f"{flag}: a default of its own would hide variable and file"
-        default = Settings.model_fields[name].default
-        if default is not None and default is not False:  # an option that is off says so by not being given
-            assert f"[default: {default}]" in run[name].help
+    assert documented.pop("server_env") in params_of("server", "install")["env"].opts
+    assert documented.pop("weights_url") in params_of("models", "fetch")["url"].opts
+    found = set()
+    for path in TAKE_FLAGS:
+        params = params_of(*path)
+        for name in params.keys() & Settings.model_fields.keys() - {"server_env", "weights_url"}:
+            flag, param = documented[name], params[name]
+            found.add(name)
+            assert flag in param.opts
+            assert param.default is None, f"{path} {flag}: a default of its own would hide variable and file"
+            default = Settings.model_fields[name].default
+            if default not in (None, False, ()):  # an option that is off says so by not being given
+                assert f"[default: {default}]" in param.help
+    assert found == set(documented)
+
+
+def test_the_worker_takes_all_flags_of_settings_but_those_of_installations() -> None:
+    own = params_of("worker").keys() & Settings.model_fields.keys()
+    with_flag = {name for name, field in Settings.model_fields.items() if "flag" in (field.json_schema_extra or {})}
+    assert own == with_flag - {"server_env", "weights_url"}
