@@ -73,6 +73,9 @@ class NullClient:
     async def is_ready(self) -> bool:
         return True
 
+    async def require_unchanged(self) -> None:
+        pass
+
     async def batch_sizes(self) -> BatchSizes:
         return BatchSizes(reason="no server")
 

@@ -7,6 +7,7 @@
     │   ├── CodestreamError            a JPEG 2000 file is truncated or corrupt
     │   ├── MessageError               a queue's message is in no known form, or names no product
     │   └── StoreError                 an object store or HTTP server refuses
+    │       ├── StoreCredentialsError  credentials are missing, unknown or expired, or its certificate is not accepted
     │       └── StoreUnavailableError  (retryable) it cannot be reached, is overloaded, or breaks off
     ├── ServerError           exit 4   Triton is not there, refuses or answers nonsense
     │   ├── ServerSetupError           the local server cannot be installed or started
@@ -61,6 +62,13 @@ class MessageError(InputError):
 
 class StoreError(InputError):
     """An object store, or an HTTP server, refuses: no such bucket, no permission, credentials missing or expired."""
+
+
+class StoreCredentialsError(StoreError):
+    """Credentials are missing, unknown to the store or expired, or the store's certificate is not accepted.
+
+    Unlike a refusal of one object, this is no product's fault.
+    """
 
 
 class StoreUnavailableError(StoreError):

@@ -320,6 +320,8 @@ class _Run:
 
         False where another process has published the same mask meanwhile.
         """
+        # A server that was deployed again meanwhile, with other weights, would make one mask of two networks.
+        await self.model.client.require_unchanged()
         self.batches = (await self.model.client.batch_sizes()).since(self.batches_before)
         mask = FinishedMask(
             cog=await self.cog.finish(),

@@ -49,7 +49,8 @@ class MaskingSettings(BaseSettings):
     )
     triton: str | None = Field(
         default=None,
-        description="Endpoint grpc://HOST:PORT of a Triton; none starts one on this machine.",
+        description="Endpoint grpc://HOST:PORT of a Triton, grpcs:// for TLS, dns:///NAME:PORT for many; none starts "
+        "one on this machine.",
         json_schema_extra={"flag": "--triton"},
     )
     compression: Literal["deflate", "zstd"] = Field(

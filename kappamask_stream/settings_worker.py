@@ -84,13 +84,14 @@ class WorkerSettings(BaseSettings):
     pending_most: int | None = Field(
         default=None,
         ge=1,
-        description="Requests pending in the inference server above which no new product is taken.",
+        description="Requests pending in an inference server, on average, above which no new product is taken.",
         json_schema_extra={"flag": "--pending-most", "default": "4 x max_batch x instances of the model"},
     )
     allow: Listed = Field(
         default=(),
         description="Places that a message's own location may be read from: `s3://BUCKET/PREFIX`, "
-        "`https://HOST/PATH`; divided by commas. Other locations are not followed, products are then found by name.",
+        "`https://HOST/PATH`; divided by commas; the word `default` stands for the "
+        "built-in ones. Other locations are not followed, products are then found by name.",
         json_schema_extra={"flag": "--allow", "default": "Amazon's Sentinel-2 buckets, CDSE's, and Earth Search's"},
     )
     emit: str | None = Field(
@@ -133,7 +134,7 @@ class WorkerSettings(BaseSettings):
     )
     triton_metrics: str | None = Field(
         default=None,
-        description="URL of the inference server's metrics, http://HOST:8002/metrics: tells how many requests are "
-        "pending.",
+        description="URLs of the inference servers' metrics, http://HOST:8002/metrics, divided by commas: tell how "
+        "many requests are pending.",
         json_schema_extra={"flag": "--triton-metrics", "default": "none: queue times of the statistics extension"},
     )

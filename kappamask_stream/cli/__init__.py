@@ -100,6 +100,8 @@ def _warn_of_variables() -> None:
 def main() -> NoReturn:
     """Run the command line; a user's mistake ends in one line on stderr and its exit code."""
     leave_on_signals()
+    # gRPC writes lines of its own to stderr, between progress and JSON logs; what they say is said in our words.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path that the terminal's encoding lacks is no reason to fail
             stream.reconfigure(errors="backslashreplace")

@@ -13,6 +13,8 @@ import typer
 
 from kappamask_stream.cli.completion import complete_served
 from kappamask_stream.cli.server import Environment
+from kappamask_stream.cli.setting_flags import NO_FLAGS, SettingFlags, takes_setting_flags
+from kappamask_stream.cli.worker_options import TRITON_FLAGS
 
 if TYPE_CHECKING:
     from kappamask_stream.contract import ModelContract
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from kappamask_stream.settings import Settings
 
 
+@takes_setting_flags(TRITON_FLAGS)
 def check(
     model: Annotated[
         str,
@@ -50,12 +53,14 @@ def check(
         Literal["corrected", "km_predict"], typer.Option(help="Of the tiles that are cut; as for `run`.")
     ] = "corrected",
     triton: Annotated[
-        str | None, typer.Option(help="grpc://HOST:PORT of a Triton server. [default: the one on this machine]")
+        str | None,
+        typer.Option(help="grpc://HOST:PORT of a Triton server; grpcs:// for TLS. [default: the one on this machine]"),
     ] = None,
     repository: Annotated[
         Path | None,
         typer.Option(help="With --triton: model repository with the float32 graph to compare with.", file_okay=False),
     ] = None,
+    flags: SettingFlags = NO_FLAGS,
     env: Environment = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -78,7 +83,7 @@ def check(
     from kappamask_stream.errors import ServerError, UsageError
     from kappamask_stream.settings import load_settings
 
-    settings = load_settings(triton=triton, server_env=env)
+    settings = load_settings(triton=triton, server_env=env, **flags)
     if tiles is not None and product is not None:
         raise UsageError("--tiles and --product both say what to check on: leave one of the two out")
     if weights is not None and settings.triton is not None:

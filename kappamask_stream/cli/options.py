@@ -158,7 +158,8 @@ Triton = Annotated[
     typer.Option(
         "--triton",
         metavar="URL",
-        help="grpc://HOST:PORT of a Triton server. [default: one is started on this machine]",
+        help="grpc://HOST:PORT of a Triton server; grpcs:// for TLS, dns:///NAME:PORT for many. [default: one is "
+        "started on this machine]",
         rich_help_panel=SERVER,
     ),
 ]

@@ -97,6 +97,12 @@ _MEANINGS: list[tuple[str, tuple[str, ...], type[ServerError], Callable[[str, st
         ServerUnavailableError,
         lambda at, said, _: f"no server answers at {at}: {said}; is it running and the address right?",
     ),
+    (  # A server that ends cancels what it works on. Where we cancel, there is no such answer.
+        "CANCELLED",
+        (),
+        ServerUnavailableError,
+        lambda at, said, _: f"the server at {at} broke off: {said}; is it being restarted?",
+    ),
     (
         "DEADLINE_EXCEEDED",
         (),

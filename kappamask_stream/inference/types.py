@@ -98,6 +98,16 @@ class InferenceClient(Protocol):
         """Tell whether the server answers and serves the model right now."""
         ...
 
+    async def require_unchanged(self) -> None:
+        """Refuse to go on where the server is known to serve something else by now than the contract says.
+
+        Raises
+        ------
+        ContractError
+            With both sides; a server that cannot be asked is no reason.
+        """
+        ...
+
     async def batch_sizes(self) -> BatchSizes:
         """Take a snapshot of the server's count of executions by batch size."""
         ...

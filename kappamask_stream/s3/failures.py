@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from botocore import exceptions as botocore  # type: ignore[import-untyped]
 
-from kappamask_stream.errors import StoreError, UsageError
+from kappamask_stream.errors import StoreCredentialsError, StoreError, UsageError
 from kappamask_stream.s3.retry import ExpiredError, TryLaterError, retry_after_s
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ _OVERLOADED = {
 }  # fmt: skip
 _LATER = {"InternalError", "InternalFailure", "ServiceUnavailable", "RequestTimeout", "BadDigest", "OperationAborted"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
-_DENIED = {"AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "403"}
+_DENIED = {"AccessDenied", "AllAccessDisabled", "403"}
+#: The store does not know who asks.
+_UNKNOWN = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"}
 #: The exceptions of `FOREIGN` that mean: nobody to sign for, a connection that failed, a certificate that is refused.
 NO_CREDENTIALS = (
     botocore.NoCredentialsError,
@@ -153,8 +155,9 @@ def _final(refusal: Refusal, url: str, *, signed: bool) -> StoreError:
         return StoreError(f"{url}: there is no such object: check the name")
     if status in {HTTPStatus.PRECONDITION_FAILED, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}:
         return changed(url, f"the store answers {refusal.said}")
-    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or code in _DENIED:
-        return StoreError(f"{url}: the store refuses access: {refusal.said}: {_access_remedy(bucket, signed=signed)}")
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or code in _DENIED | _UNKNOWN:
+        kind = StoreCredentialsError if status == HTTPStatus.UNAUTHORIZED or code in _UNKNOWN else StoreError
+        return kind(f"{url}: the store refuses access: {refusal.said}: {_access_remedy(bucket, signed=signed)}")
     if status in {HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.TEMPORARY_REDIRECT}:
         return StoreError(f"{url}: the bucket is elsewhere ({refusal.said}): name its region with --s3-region")
     return StoreError(f"{url}: the store answers {refusal.said}")
@@ -186,12 +189,12 @@ def meant(error: Exception, url: str, *, signed: bool) -> Exception:
     if isinstance(error, botocore.ClientError):
         return of_refusal(refusal_of_call(error), url, signed=signed)
     if isinstance(error, NO_CREDENTIALS):
-        return StoreError(
+        return StoreCredentialsError(
             f"{url}: no usable credentials: {quoted(error)}: log in, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
             "name a profile with --s3-profile, or read public data with --s3-anonymous"
         )
     if isinstance(error, CERTIFICATE):
-        return StoreError(
+        return StoreCredentialsError(
             f"{url}: the store's certificate is not accepted: {quoted(error)}: AWS_CA_BUNDLE names a file of other CAs"
         )
     if isinstance(error, BROKEN):

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
-from kappamask_stream.errors import StoreError, StoreUnavailableError
+from kappamask_stream.errors import StoreCredentialsError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -124,7 +124,7 @@ async def persist(
     ------
     StoreUnavailableError
         When the patience ends, or credentials cannot be renewed for the moment.
-    StoreError
+    StoreCredentialsError
         If renewed credentials are refused as well.
     """
     failures, renewed, furthest, since = 0, False, reached(), clock()
@@ -136,7 +136,9 @@ async def persist(
                 return await attempt()
         except ExpiredError as error:
             if renewed and reached() < furthest + _GAIN:
-                raise StoreError(f"{what}: {error}, also after they were read anew: log in again") from error
+                raise StoreCredentialsError(
+                    f"{what}: {error}, also after they were read anew: log in again"
+                ) from error
             renewed, furthest = True, reached()
             on_retry(error.cause, f"{what}: {error}; they are read anew")
             try:

@@ -19,6 +19,7 @@ from kappamask_stream.errors import (
     OutputError,
     QueueError,
     ServerError,
+    StoreCredentialsError,
     UsageError,
 )
 
@@ -36,6 +37,7 @@ HIDDEN_MOST_S = 12 * 3600.0 - 60.0
 #: By kind, the first that fits counts. Retryable ones pass, whatever their kind.
 _AT_FAULT: tuple[tuple[type[KappaMaskError], Fault], ...] = (
     (InferenceError, "message"),
+    (StoreCredentialsError, "surroundings"),
     (InputError, "message"),
     (InternalError, "message"),
     (UsageError, "surroundings"),

@@ -62,6 +62,9 @@ class FakeInference:
     async def is_ready(self) -> bool:
         return True
 
+    async def require_unchanged(self) -> None:
+        pass
+
     async def batch_sizes(self) -> BatchSizes:
         return BatchSizes(reason="a fake forms no batches")
 

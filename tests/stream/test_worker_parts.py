@@ -46,6 +46,7 @@ MEANINGS = {
     "CodestreamError": ("poison", "message"),
     "MessageError": ("poison", "message"),
     "StoreError": ("poison", "message"),
+    "StoreCredentialsError": ("retry", "surroundings"),
     "StoreUnavailableError": ("retry", "passing"),
     "ServerError": ("retry", "surroundings"),
     "ServerSetupError": ("retry", "surroundings"),

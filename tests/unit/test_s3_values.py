@@ -8,7 +8,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from kappamask_stream.errors import StoreError, UsageError
+from kappamask_stream.errors import StoreCredentialsError, StoreError, UsageError
 from kappamask_stream.names import parse_product_name
 from kappamask_stream.s3 import CDSE, S3Object, S3Options, is_s3_url, parse_s3_url
 from kappamask_stream.s3.checksums import content_md5, md5_of_etag, wrong_checksum
@@ -133,6 +133,22 @@ def test_what_is_final_says_why_and_what_to_try(status: int, code: str, message:
     assert type(meant) is StoreError
     with pytest.raises(StoreError, match=f"s3://bucket/key.*{message}"):
         raise meant
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (403, "InvalidAccessKeyId", StoreCredentialsError),
+        (403, "SignatureDoesNotMatch", StoreCredentialsError),
+        (400, "InvalidToken", StoreCredentialsError),
+        (401, "", StoreCredentialsError),
+        (403, "AccessDenied", StoreError),  # of one object, maybe one that is not there
+        (403, "", StoreError),
+    ],
+)
+def test_who_is_unknown_is_told_apart_from_what_is_denied(status: int, code: str, kind: type[StoreError]) -> None:
+    refusal = refusal_of(status, {}, error_xml(code).encode() if code else b"")
+    assert type(of_refusal(refusal, "s3://bucket/key", signed=True)) is kind
 
 
 def test_cdses_bucket_elsewhere_is_a_hint() -> None:
