@@ -18,6 +18,8 @@ PRODUCT ?=
 WEIGHTS ?=
 PRODUCTS ?= 300
 WORKERS ?= 3
+# Tests run side by side, each file in one process; every process has servers of its own.
+JOBS ?= 2
 KAPPAMASK := $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 .PHONY: help demo test lint bench bench-sources full soak sbom audit server-env stores-env stac-schemas clean
@@ -51,7 +53,7 @@ demo: server-env  ## a generated product through a local Triton with csmask's re
 	$(BIN)/kappamask-stream demo demo-output --size $(SIZE) --seed $(SEED)
 
 test: server-env stores-env stac-schemas  ## all tests, with a real Triton; real data is used where ../shared is there
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(BIN)/.installed  ## style and types
 	$(BIN)/ruff check .

@@ -8,17 +8,23 @@
     │   ├── MessageError               a queue's message is in no known form, or names no product
     │   └── StoreError                 an object store or HTTP server refuses
     │       ├── StoreCredentialsError  credentials are missing, unknown or expired, or its certificate is not accepted
+    │       ├── StoreAccessError       it denies access to one object: no permission, or none of this name
+    │       ├── StoreChangedError      (retryable) an object was replaced while it was read
     │       └── StoreUnavailableError  (retryable) it cannot be reached, is overloaded, or breaks off
     ├── ServerError           exit 4   Triton is not there, refuses or answers nonsense
     │   ├── ServerSetupError           the local server cannot be installed or started
     │   ├── ContractError              the model on the server is not the one this client can use
+    │   │   └── ModelChangedError      (retryable) another model was deployed under the name meanwhile
     │   ├── ServerUnavailableError     (retryable) nobody answers at the endpoint
     │   ├── ServerOverloadedError      (retryable) the server's queue is full
     │   ├── InferenceTimeoutError      (retryable) no answer within `infer_timeout_s`
-    │   └── InferenceError             the server failed on a tile, or its answer is unusable
+    │   ├── ServerFaultError           the server failed: its GPU, its memory, or the model
+    │   └── InferenceError             its answer for a tile is unusable: values that are not finite, say
     ├── OutputError           exit 5   the mask cannot be written: no space, no permission, name taken
     │   └── OutputUnavailableError     (retryable) the store for outputs cannot be reached, or is overloaded
-    ├── QueueError            exit 6   a queue or topic refuses: no such queue, no permission, message too large
+    ├── QueueError            exit 6   a queue or topic refuses: there is none of this name, say
+    │   ├── QueueAccessError           no permission
+    │   ├── MessageRefusedError        one message cannot be sent: too large, or what it holds
     │   └── QueueUnavailableError      (retryable) it cannot be reached, or is overloaded
     └── InternalError         exit 1   a fault of this program: any exception that is not of this tree
 
@@ -71,6 +77,19 @@ class StoreCredentialsError(StoreError):
     """
 
 
+class StoreAccessError(StoreError):
+    """A store denies access to an object: no permission, or there is no such object, which some do not tell apart.
+
+    So it may be one product's fault, or that of everything that is read there.
+    """
+
+
+class StoreChangedError(StoreError):
+    """An object was replaced while it was read: bytes of two versions are not mixed."""
+
+    retryable = True
+
+
 class StoreUnavailableError(StoreError):
     """A store cannot be reached, is overloaded, or broke off again and again."""
 
@@ -91,6 +110,12 @@ class ContractError(ServerError):
     """A model's contract is unreadable, of another schema, or not what was asked for."""
 
 
+class ModelChangedError(ContractError):
+    """Another model was deployed under the name since this client read the contract: what is begun anew takes it."""
+
+    retryable = True
+
+
 class ServerUnavailableError(ServerError):
     """Nobody answers at the endpoint."""
 
@@ -109,8 +134,12 @@ class InferenceTimeoutError(ServerError):
     retryable = True
 
 
+class ServerFaultError(ServerError):
+    """The server failed on a tile: its GPU, its memory or the model. Whether for this tile, nobody says."""
+
+
 class InferenceError(ServerError):
-    """The server failed on a tile, or its answer is unusable."""
+    """The answer for a tile is unusable: malformed, or the network gave values that are not finite."""
 
 
 class OutputError(KappaMaskError):
@@ -126,9 +155,17 @@ class OutputUnavailableError(OutputError):
 
 
 class QueueError(KappaMaskError):
-    """A queue or topic refuses: there is none of this name, no permission, or a message is too large."""
+    """A queue or topic refuses: there is none of this name, say."""
 
     exit_code = 6
+
+
+class QueueAccessError(QueueError):
+    """A queue or topic denies access."""
+
+
+class MessageRefusedError(QueueError):
+    """One message cannot be sent, whoever sends it: too large, or it holds what queues do not take."""
 
 
 class QueueUnavailableError(QueueError):

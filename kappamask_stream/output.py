@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -17,6 +15,7 @@ from kappamask_stream.destinations.types import OutputFile
 from kappamask_stream.errors import OutputError, UsageError
 from kappamask_stream.names import mask_name
 from kappamask_stream.quicklook import encode_quicklook
+from kappamask_stream.recipe import digest, offsets_text, recipe
 from kappamask_stream.threads import in_thread
 from kappamask_stream.tile_pictures import TileList, list_name
 
@@ -128,7 +127,7 @@ class OutputPlan:
         tags = {
             **{name.upper(): value for name, value in ingredients.items()},
             "PROCESSING_BASELINE": product.baseline,
-            "OFFSETS_DN": _offsets(product, contract, options),
+            "OFFSETS_DN": offsets_text(product, contract, options),
             "FINGERPRINT": fingerprint,
             "WEIGHTS_SOURCE": contract.weights_source,
             "TIFFTAG_SOFTWARE": f"kappamask-stream {__version__}",
@@ -265,29 +264,6 @@ class OutputPlan:
         return True
 
 
-def recipe(contract: ModelContract, options: MaskOptions) -> dict[str, str]:
-    """Return everything but the product that decides a mask's pixels."""
-    said = {
-        "model": contract.name,
-        "weights_sha256": contract.weights_sha256,
-        # How many instances a server runs, and its batches, are the operator's business: the mask is the same.
-        "contract_sha256": replace(contract, max_batch=1, instances=1).sha256(),
-        "radiometry": options.radiometry,
-        "mosaic": options.mosaic,
-    }
-    # Only where they are set: the fingerprint of a plain mask stays what it was before there were these.
-    if options.dilate:
-        said["dilate"] = ",".join(f"{name}={metres:g}" for name, metres in options.dilate)
-    if options.aoi is not None:
-        said["aoi"] = options.aoi.identity
-    return said
-
-
-def digest(ingredients: Mapping[str, str]) -> str:
-    """Return SHA-256 over what decides a mask's pixels, hexadecimal."""
-    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
-
-
 async def read_tile_list(destination: Destination, stem: str) -> TileList | None:
     """Return the list of tiles' own masks that lies there; None where there is none.
 
@@ -300,12 +276,3 @@ async def read_tile_list(destination: Destination, stem: str) -> TileList | None
     if await destination.missing([name]):
         return None
     return TileList.read(stem, await destination.read(name))
-
-
-def _offsets(product: Product, contract: ModelContract, options: MaskOptions) -> str:
-    """Say which offsets were added to the digital numbers: ``B02 -1000, B03 -1000``; of km_predict, its own way."""
-    if options.radiometry != "corrected":
-        return "as km_predict"
-    bands = [band for group in contract.inputs for band in group.bands]
-    said = [f"{band} {product.offsets[band]:g}" for band in bands if product.offsets.get(band)]
-    return ", ".join(said) or "none"

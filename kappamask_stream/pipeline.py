@@ -23,7 +23,7 @@ from kappamask_stream.bands import choose_files, provenance
 from kappamask_stream.cog import CogSpec, CogStream
 from kappamask_stream.errors import KappaMaskError, ProductError, UsageError
 from kappamask_stream.extras import FinishedMask, MaskJob, TileAnswer
-from kappamask_stream.inference import RetryPolicy, TileRequest, infer_with_retry
+from kappamask_stream.inference import RetryPolicy, TileRequest, confirm_with_retry, infer_with_retry
 from kappamask_stream.jp2 import IndexCost, TileStream
 from kappamask_stream.nodata import nodata_mask
 from kappamask_stream.output import OutputPlan
@@ -321,7 +321,7 @@ class _Run:
         False where another process has published the same mask meanwhile.
         """
         # A server that was deployed again meanwhile, with other weights, would make one mask of two networks.
-        await self.model.client.require_unchanged()
+        await confirm_with_retry(self.model.client, self.job.product.name, policy=self.policy, on_retry=self._note)
         self.batches = (await self.model.client.batch_sizes()).since(self.batches_before)
         mask = FinishedMask(
             cog=await self.cog.finish(),

@@ -36,11 +36,12 @@ _HALF_TURN = 180.0
 _CROSSING = 300.0
 
 
-def parse_aoi(text: str) -> AreaOfInterest:
+def parse_aoi(text: str, *, flag: str = "--aoi") -> AreaOfInterest:
     """Read an area of interest.
 
     Parameters
     ----------
+    flag : the option that it was given with, for messages.
     text : ``WEST,SOUTH,EAST,NORTH[,EPSG:CODE]``, WKT or EWKT, GeoJSON (geometry, Feature or FeatureCollection), or the
         path of a file that holds one of these. Without a code coordinates are longitude and latitude in degrees
         (WGS 84). A box whose west is greater than its east crosses the antimeridian, and so does a ring with two
@@ -52,41 +53,41 @@ def parse_aoi(text: str) -> AreaOfInterest:
         If it is none of these, no area, or of an unknown coordinate system.
     """
     if not text.strip():
-        raise UsageError(f"--aoi is empty: give {_FORMS}")
+        raise UsageError(f"{flag} is empty: give {_FORMS}")
     if (box := _BOX.fullmatch(text)) is not None:
-        return _box(text, box)
+        return _box(box, said=f"{flag} {text.strip()}")
     if text.lstrip().startswith("{"):
-        return _geojson(text, said="--aoi")
+        return _geojson(text, said=flag)
     if _EWKT.fullmatch(text) or _WKT.match(text):
-        return _wkt(text, said="--aoi")
-    return _file(Path(text))
+        return _wkt(text, said=flag)
+    return _file(Path(text), flag)
 
 
-def _file(path: Path) -> AreaOfInterest:
+def _file(path: Path, flag: str) -> AreaOfInterest:
     try:
         size = path.stat().st_size
         if size > _LARGEST_FILE:
-            raise UsageError(f"--aoi {path} has {size} bytes, at most {_LARGEST_FILE} are read: simplify the geometry")
+            raise UsageError(f"{flag} {path} has {size} bytes, at most {_LARGEST_FILE} are read: simplify the geometry")
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # ValueError: no text, or no path (a null byte)
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise UsageError(f"--aoi {str(path)[:_SHOWN]!r} cannot be read ({reason}): give {_FORMS}") from error
-    said = f"--aoi {path}"
+        raise UsageError(f"{flag} {str(path)[:_SHOWN]!r} cannot be read ({reason}): give {_FORMS}") from error
+    said = f"{flag} {path}"
     if content.lstrip().startswith("{"):
         return _geojson(content, said=said)
     if (box := _BOX.fullmatch(content)) is not None:
-        return _box(content, box)
+        return _box(box, said=said)
     return _wkt(content, said=said)
 
 
-def _box(text: str, found: re.Match[str]) -> AreaOfInterest:
+def _box(found: re.Match[str], *, said: str) -> AreaOfInterest:
     west, south, east, north = (float(found[i]) for i in range(1, 5))
-    crs = _crs(found[5] or _WGS84, said="--aoi")
+    crs = _crs(found[5] or _WGS84, said=said)
     if crs.is_geographic and west > east:
         east += 360.0
     if west >= east or south >= north:
         raise UsageError(
-            f"--aoi {text.strip()} is an empty box: west {west:g} must be less than east {east:g}, "
+            f"{said} is an empty box: west {west:g} must be less than east {east:g}, "
             f"south {south:g} less than north {north:g}"
         )
     return AreaOfInterest(geometry=shapely.box(west, south, east, north), crs=crs)
@@ -151,7 +152,7 @@ def _area(geometry: shapely.Geometry, crs: CRS, said: str) -> AreaOfInterest:
     if not np.isfinite(shapely.get_coordinates(geometry)).all():
         raise UsageError(f"{said} has a coordinate that is no finite number")
     if crs.is_geographic:
-        geometry = _unwrapped(geometry)
+        geometry = _unwrapped(geometry, said)
     # Two rings of a bow tie become two triangles; what is no area in a collection falls away.
     valid = [shapely.make_valid(part) for part in _flat(geometry)]
     polygons = [p for part in valid for p in _flat(part) if shapely.area(p) > 0]
@@ -161,7 +162,7 @@ def _area(geometry: shapely.Geometry, crs: CRS, said: str) -> AreaOfInterest:
     return AreaOfInterest(geometry=shapely.union_all(polygons), crs=crs)
 
 
-def _unwrapped(geometry: shapely.Geometry) -> shapely.Geometry:
+def _unwrapped(geometry: shapely.Geometry, said: str) -> shapely.Geometry:
     """Continue polygons that cross the antimeridian beyond 180 degrees east; all the way round is no crossing."""
 
     def one(polygon: shapely.Polygon) -> shapely.Geometry:
@@ -171,7 +172,7 @@ def _unwrapped(geometry: shapely.Geometry) -> shapely.Geometry:
             return polygon
         if jump < _CROSSING:
             raise UsageError(
-                f"--aoi has neighbouring vertices {jump:g} degrees of longitude apart: that is a very wide area, or "
+                f"{said} has neighbouring vertices {jump:g} degrees of longitude apart: that is a very wide area, or "
                 "one over the antimeridian; give more vertices, or split it at 180 degrees"
             )
         return shapely.transform(polygon, lambda xy: np.column_stack([np.mod(xy[:, 0], 360.0), xy[:, 1]]))

@@ -58,6 +58,14 @@ Product = Annotated[
         rich_help_panel=_WHICH,
     ),
 ]
+AllQueues = Annotated[
+    bool,
+    typer.Option(
+        "--all-queues",
+        help="Move those, too, that came from other queues which share the dead-letter queue.",
+        rich_help_panel=_WHICH,
+    ),
+]
 Most = Annotated[
     int | None,
     typer.Option("--max", min=1, help="Messages to move, at most. [default: all]", rich_help_panel=_WHICH),
@@ -130,6 +138,7 @@ def peek(
 def redrive(
     reason_contains: ReasonContains = None,
     product: Product = None,
+    all_queues: AllQueues = False,
     most: Most = None,
     dry_run: DryRun = False,
     flags: SettingFlags = NO_FLAGS,
@@ -139,7 +148,8 @@ def redrive(
 
     Each is sent to the queue before it is deleted, so none is lost when this is interrupted; what was not moved stays.
     The reasons that were attached to it are left out, deliveries are counted from 1 again. `queue peek
-    --dead-letters` shows what there is; --dry-run counts what would be moved.
+    --dead-letters` shows what there is; --dry-run counts what would be moved. Where several queues share the
+    dead-letter queue, those that came from another one stay.
 
     Example: kappamask-stream queue redrive --queue https://sqs.eu-central-1.amazonaws.com/123456789012/products
              kappamask-stream queue redrive --reason-contains 'no space' --product _T29UNU_ --dry-run
@@ -148,7 +158,9 @@ def redrive(
     from kappamask_stream.cli.queue_telling import moved_as_text
     from kappamask_stream.errors import QueueError
 
-    plan = _Plan(reason=reason_contains, product=product, most=most, dry_run=dry_run, quiet=as_json)
+    plan = _Plan(
+        reason=reason_contains, product=product, all_queues=all_queues, most=most, dry_run=dry_run, quiet=as_json
+    )  # fmt: skip
     moved = run_command(_redrive(_settings(flags), plan))
     typer.echo(json.dumps({**asdict(moved), "dry_run": dry_run}) if as_json else moved_as_text(moved, dry_run=dry_run))
     if moved.refused:
@@ -205,6 +217,7 @@ async def _peek(settings: Settings, count: int, *, dead_letters: bool) -> list[M
 class _Plan:
     reason: str | None
     product: str | None
+    all_queues: bool
     most: int | None
     dry_run: bool
     quiet: bool
@@ -227,8 +240,8 @@ async def _redrive(settings: Settings, plan: _Plan) -> Moved:
         dead = await _dead_letters(queue, settings)
         try:
             return await redrive(
-                dead, queue, wanted=lambda message: is_chosen(message, plan.reason, plan.product), most=plan.most,
-                dry_run=plan.dry_run, on_progress=on_progress,
+                dead, queue, wanted=lambda message: is_chosen(message, plan.reason, plan.product),
+                all_queues=plan.all_queues, most=plan.most, dry_run=plan.dry_run, on_progress=on_progress,
             )  # fmt: skip
         except BaseException:  # also where it is cancelled: what was moved stays moved
             typer.echo(f"broken off: {moved_as_text(latest, dry_run=plan.dry_run)} until now", err=True)

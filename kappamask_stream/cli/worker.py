@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kappamask_stream.cli import options as given
@@ -60,21 +61,24 @@ def worker(
     from kappamask_stream.aoi import parse_aoi
     from kappamask_stream.dilation import parse_dilation
     from kappamask_stream.extras import selected
+    from kappamask_stream.feed.within import WithinArea
     from kappamask_stream.models import ModelChoice
     from kappamask_stream.output import MaskOptions
     from kappamask_stream.runner import Order
     from kappamask_stream.settings import load_settings
     from kappamask_stream.worker.service import Service
 
-    # A product outside the area could never be done.
-    wanted, flags = split_filter({**flags, "within": flags["within"] or aoi})
+    wanted, flags = split_filter(flags)
     settings = load_settings(**flags)
+    area = None if aoi is None else parse_aoi(aoi)
+    if area is not None:
+        wanted = replace(wanted, masked=WithinArea(area))
     if radiometry == "km_predict" and model == "csmask":
         raise UsageError("--radiometry km_predict is KappaMask's; csmask was trained on reflectance: leave it out")
     order = Order(
         options=MaskOptions(
             radiometry=radiometry, mosaic=mosaic, compression=settings.compression,
-            dilate=tuple(parse_dilation(text) for text in dilate or ()), aoi=None if aoi is None else parse_aoi(aoi),
+            dilate=tuple(parse_dilation(text) for text in dilate or ()), aoi=area,
         ),
         extras=selected(png=png, probabilities=probabilities, subtiles=subtiles, report=report, stac=True),
         source=source, allow_coarser=allow_coarser, verify_checksums=verify,
@@ -102,7 +106,7 @@ def _serve(service: Service) -> None:
         stop.ask(number.name, grace_s=settings.grace_s)
 
     def give_all_back(number: signal.Signals) -> None:
-        stop.ask(f"{number.name} once more", grace_s=0)
+        stop.insist(f"{number.name} once more")
 
     configure_log(settings.log_format)
     run_command(serve(service, stop), gently=(drain, give_all_back))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,15 +105,18 @@ async def pause(attempt: int) -> None:
 
 
 def item_of(data: bytes, product: str) -> dict[str, Any] | None:
-    """Read the Item of a product's mask; None of anything else."""
+    """Read the Item of a product's mask; None of anything else, and of what lacks a part that its readers rely on."""
     try:
-        item: dict[str, Any] = json.loads(data, parse_constant=_no_number)
+        item: dict[str, Any] = json.loads(data, parse_constant=_no_number, parse_float=_finite)
         _files(item)
+        _, south, _, north = map(float, item["bbox"])
+        texts = [*item["stac_extensions"], *(asset["href"] for asset in item["assets"].values())]
+        texts += [link[key] for link in item["links"] for key in ("rel", "href")]
         is_ours = (
             item["properties"]["s2:product_uri"] == f"{product}.SAFE"
             and "file:checksum" in item["assets"]["mask"]
-            and isinstance(item["stac_extensions"], list)
-            and all(isinstance(link, dict) for link in item["links"])
+            and all(isinstance(text, str) for text in texts)
+            and south <= north
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
@@ -133,13 +137,23 @@ def _files(item: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
             href, checksum = asset["href"], asset["file:checksum"]
             if not href.startswith("./") or "/" in href[2:] or not checksum.startswith(_SHA256):
                 raise ValueError(href)
-            files[href[2:]] = int(asset["file:size"]), checksum.removeprefix(_SHA256)
+            if not isinstance(asset["file:size"], int):
+                raise TypeError(asset["file:size"])
+            files[href[2:]] = asset["file:size"], checksum.removeprefix(_SHA256)
     return files
 
 
 def _no_number(text: str) -> None:
     """Refuse what JSON has no word for."""
     raise ValueError(text)
+
+
+def _finite(text: str) -> float:
+    """Read a number; 1e999 is none."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 async def _can_be_sent_again(files: Sequence[OutputFile]) -> bool:

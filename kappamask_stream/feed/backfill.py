@@ -87,16 +87,20 @@ async def _submit_some(
             passing.setdefault(ref.name.text, ref)
     unknown = await sent.unknown(list(passing))
     outcomes = await _send([ref for name, ref in passing.items() if name in unknown], queue)
-    await sent.add([name for name, outcome in outcomes.items() if not isinstance(outcome, QueueError)])
+    taken = {name for name, outcome in outcomes.items() if not isinstance(outcome, QueueError)}
+    await sent.add(list(taken))
     for ref, reason in zip(refs, reasons, strict=True):
+        name = ref.name.text
+        outcome = outcomes.get(name)
         if reason is not None:
             tell(Submitted(ref=ref, status="filtered", reason=reason))
-            continue
-        outcome = outcomes.pop(ref.name.text, None)  # the second of a name was sent by the first
-        if isinstance(outcome, QueueError):
+        elif isinstance(outcome, QueueError):  # each time that it is named
             tell(Submitted(ref=ref, status="refused", reason=str(outcome)))
+        elif name in taken:
+            taken.remove(name)  # the second of a name was sent by the first
+            tell(Submitted(ref=ref, status="wanted" if queue is None else "sent"))
         else:
-            tell(Submitted(ref=ref, status="known" if outcome is None else "wanted" if queue is None else "sent"))
+            tell(Submitted(ref=ref, status="known"))
 
 
 async def _send(refs: Sequence[ProductRef], queue: SendsEach | None) -> dict[str, str | QueueError]:

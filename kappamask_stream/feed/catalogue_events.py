@@ -11,8 +11,8 @@ from kappamask_stream.feed.strict_json import is_number
 from kappamask_stream.feed.types import ProductRef
 from kappamask_stream.names import parse_product_name
 from kappamask_stream.sources.aws import AwsBuckets, product_name, tile_prefix
-from kappamask_stream.sources.stac_bands import item_product_name
 from kappamask_stream.sources.stac_fields import Node
+from kappamask_stream.sources.stac_naming import is_of_something_else, item_product_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +24,7 @@ _ADDRESS = re.compile(r"(?:s3|https?)://\S+")
 #: Links under which an Item says where it is to be read, the likelier first.
 _OWN_PLACES = ("self", "canonical")
 _EODATA = "/eodata/"
+_MISSION = "S2"
 #: A mask's Item has it, a product's does not: `stac.item`.
 _OF_A_MASK = "kappamask:fingerprint"
 
@@ -51,21 +52,26 @@ def of_topic(message: Mapping[str, Any]) -> ProductRef:
 
 
 def of_data_space(message: Mapping[str, Any]) -> tuple[ProductRef, ...]:
-    """Read a push notification of the Copernicus Data Space; of products that are new, others ask for nothing.
+    """Read a push notification of the Copernicus Data Space.
+
+    Of products of Sentinel-2 that are new; others ask for nothing.
 
     Source: https://documentation.dataspace.copernicus.eu/APIs/Subscriptions.html
 
     Raises
     ------
     MessageError, ProductError
-        If it names no Sentinel-2 product, or two.
+        If it names no product, or two, or one of Sentinel-2 that is none.
     """
     if message["SubscriptionEvent"] != "created":
         return ()
     value = message.get("value")
     product = value if isinstance(value, dict) else {}
-    said = message.get("ProductName"), product.get("Name")
-    names = {parse_product_name(text) for text in said if isinstance(text, str) and text}
+    said = [text for text in (message.get("ProductName"), product.get("Name")) if isinstance(text, str) and text]
+    # Names of all missions there begin with the mission's.
+    if said and not any(text.upper().startswith(_MISSION) for text in said):
+        return ()
+    names = {parse_product_name(text) for text in said}
     if len(names) != 1:
         shown = " and ".join(sorted(name.text for name in names)) or "no product"
         raise MessageError(f"its ProductName and value.Name are {shown}, one product is expected")
@@ -83,23 +89,28 @@ def of_data_space(message: Mapping[str, Any]) -> tuple[ProductRef, ...]:
     return (ref,)
 
 
-def of_item(item: dict[str, Any]) -> ProductRef:
+def of_item(item: dict[str, Any]) -> tuple[ProductRef, ...]:
     """Read a STAC Item of a Sentinel-2 product; its location is where it says that it is.
+
+    One of another mission, or of what is no product of level 1C or 2A, asks for nothing: a topic may carry many.
 
     Raises
     ------
     MessageError, ProductError
-        If it is of no product, or of a mask.
+        If it does not say what it is of, contradicts itself, or is of a mask.
     """
     node = Node(item, "the STAC Item")
     properties = node.node("properties")
     if _OF_A_MASK in properties.fields:
         raise MessageError("it is the Item of a mask that kappamask-stream made: masks and products need two queues")
-    return ProductRef(
+    if is_of_something_else(node):
+        return ()
+    ref = ProductRef(
         name=item_product_name(node), kind="stac-item", location=_own_place(item.get("links")),
         cloud_cover=_percent(properties.fields.get("eo:cloud_cover")),
         footprint=checked_footprint(item.get("geometry")),
     )  # fmt: skip
+    return (ref,)
 
 
 def _own_place(links: object) -> str | None:

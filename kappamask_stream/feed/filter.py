@@ -31,6 +31,7 @@ class FeedFilter:
     level : ``L1C`` or ``L2A``.
     tiles : tiles without T, ``29UNU``; ``*`` and ``?`` stand for anything and any one character.
     within : an area that they meet.
+    masked : another one, of which masks are made: what does not meet it could never be masked.
     max_cloud_cover : percent; a product whose cloud cover the message does not say passes.
     since, until : sensing time, both included; a relative one moves on with the clock.
     satellites : ``S2A``.
@@ -41,6 +42,7 @@ class FeedFilter:
     level: str | None = None
     tiles: frozenset[str] = frozenset()
     within: WithinArea | None = None
+    masked: WithinArea | None = None
     max_cloud_cover: float | None = None
     since: Moment | None = None
     until: Moment | None = None
@@ -146,6 +148,8 @@ class FeedFilter:
             return f"its cloud cover is {cover:g} %, at most {most:g} % are wanted (--cloud-below)"
         if self.within is not None and not self.within.is_met_by(ref):
             return "it lies outside the area (--within)"
+        if self.masked is not None and not self.masked.is_met_by(ref):
+            return "it lies outside the area that is masked (--aoi)"
         return None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kappamask_stream.errors import UsageError
+from kappamask_stream.sources.tile_ids import with_zone_padded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 _AGO = re.compile(r"(?P<count>\d{1,5})\s*(?P<unit>[hdw])", re.IGNORECASE | re.ASCII)
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _TILE = re.compile(r"T?(?P<tile>[0-9A-Z*?]{1,5})", re.ASCII)
-#: MGRS is written with and without the zone's leading zero.
-_SHORT_ZONE = re.compile(r"[1-9][C-X][A-Z*?]{0,2}", re.ASCII)
+#: Python would read it as the week's Monday.
+_WEEK = re.compile(r"\d{4}-?W", re.IGNORECASE | re.ASCII)
 _SATELLITE = re.compile(r"S2[A-Z]", re.ASCII)
 _BASELINE = re.compile(r"N?(?P<major>\d{2})\.?(?P<minor>\d{2})", re.ASCII)
 
@@ -51,7 +52,7 @@ def parse_moment(text: str, *, flag: str, is_end: bool) -> Moment:
     if ago is not None:
         return Moment(ago=int(ago["count"]) * _UNITS[ago["unit"].lower()])
     try:
-        found = datetime.fromisoformat(bare)
+        found = datetime.fromisoformat("" if _WEEK.match(bare) else bare)
         if is_end and _is_day(bare):
             found = datetime.combine(found, time.max)
         return Moment(fixed=(found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC))
@@ -118,9 +119,7 @@ def _is_day(text: str) -> bool:
 def _tile(text: str, said_by: str) -> str:
     upper = text.strip().upper()
     found = _TILE.fullmatch(upper)
-    tile = found["tile"] if found else ""
-    if _SHORT_ZONE.fullmatch(tile):
-        tile = f"0{tile}"
+    tile = with_zone_padded(found["tile"]) if found else ""
     if len(tile) != len("29UNU") and "*" not in tile:
         raise UsageError(f"{said_by}: {text[:80]!r} is no tile: 29UNU, or 29U* for all that begin so, is expected")
     return tile

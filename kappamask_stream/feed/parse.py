@@ -39,7 +39,7 @@ _Fields = dict[str, Any]
 #: How a form is told, and how it is read.
 _FORMS: tuple[tuple[Callable[[_Fields], bool], Callable[[_Fields], tuple[ProductRef, ...]]], ...] = (
     (lambda message: "schema" in message, lambda message: (read_own(message),)),
-    (lambda message: message.get("type") == "Feature", lambda message: (catalogue_events.of_item(message),)),
+    (lambda message: message.get("type") == "Feature", catalogue_events.of_item),
     (lambda message: "SubscriptionEvent" in message, catalogue_events.of_data_space),
     (lambda message: isinstance(message.get("tiles"), list), lambda message: (catalogue_events.of_topic(message),)),
     (store_events.is_bridge_event, store_events.of_bridge_event),
@@ -53,7 +53,7 @@ def parse_message(body: str) -> tuple[ProductRef, ...]:
     Returns
     -------
     The products that it asks for, each once; none where it is understood and asks for nothing: a test, a deletion, an
-    object that is no product.
+    object that is no product, something of another mission.
 
     Raises
     ------

@@ -165,7 +165,10 @@ def _parts(path: str) -> tuple[str, ...] | None:
 
 
 def _is_plain(part: str) -> bool:
-    """Tell whether a part of a URL's path is still one part when a server has decoded it, once or twice."""
+    """Tell whether a part of a URL's path is still one part when a server has decoded it, once or twice.
+
+    Some servers look at what comes before ``;`` only, and read ``..;x`` as ``..``.
+    """
     once = unquote(part)
     twice = unquote(once)
-    return all(text not in {".", ".."} and not set("/\\") & set(text) for text in (once, twice))
+    return all(text.partition(";")[0] not in {"", ".", ".."} and not set("/\\") & set(text) for text in (once, twice))

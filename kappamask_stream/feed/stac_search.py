@@ -12,6 +12,7 @@ from urllib.parse import urljoin, urlsplit
 
 from kappamask_stream.errors import InputError, StoreError, UsageError
 from kappamask_stream.feed.catalogue_events import of_item
+from kappamask_stream.feed.paging import Paging
 from kappamask_stream.s3.retry import Patience, TryLaterError, persist
 from kappamask_stream.sources.hrefs import shown_url
 from kappamask_stream.threads import in_thread
@@ -115,13 +116,11 @@ class StacSearch:
 
         client: Client = await asked(_open, self.url, patience)
         search = _search(client, self)
-        page = await asked(_first, client, search)
-        seen: object = None
-        while page["features"]:
-            if (ids := [item.get("id") for item in page["features"] if isinstance(item, dict)]) == seen:
-                raise StoreError(f"{shown} gives the same page again and again: its paging is broken")
-            yield _read(page)
-            seen, following = ids, _next(page)
+        page, paging = await asked(_first, client, search), Paging(shown)
+        while True:
+            if page["features"]:
+                yield _read(page)
+            following = paging.after(page)
             if following is None:
                 return
             page = await asked(_following, client, search, following)
@@ -209,18 +208,19 @@ def _called(work: Callable[..., Any], shown: str, *args: Any) -> Any:
         raise StoreError(f"{shown} is no STAC API: its answer is not what one says ({str(error)[:200]})") from error
 
 
-def _next(page: Mapping[str, Any]) -> dict[str, Any] | None:
-    links = page.get("links")
-    listed = links if isinstance(links, list) else []
-    return next((link for link in listed if isinstance(link, dict) and link.get("rel") == "next"), None)
-
-
 def _read(page: Mapping[str, Any]) -> Page:
     refs: list[ProductRef] = []
     unread: list[str] = []
     for item in page["features"]:
+        if not isinstance(item, dict):
+            unread.append(f"a feature is {repr(item)[:80]}, a STAC Item is expected")
+            continue
         try:
-            refs.append(of_item(item))
+            found = of_item(item)
         except InputError as error:
             unread.append(str(error))
+            continue
+        refs += found
+        if not found:  # whoever names collections meant products of Sentinel-2
+            unread.append(f"the STAC Item {str(item.get('id'))[:100]!r} is of no Sentinel-2 product")
     return Page(refs=tuple(refs), unread=tuple(unread))

@@ -57,11 +57,7 @@ class WithinArea:
         UsageError
             If it is none.
         """
-        try:
-            return cls(parse_aoi(text))
-        except UsageError as error:
-            # The area of interest of masks has the same forms under another option.
-            raise UsageError(str(error).replace("--aoi", "--within", 1)) from error
+        return cls(parse_aoi(text, flag="--within"))
 
     def is_met_by(self, ref: ProductRef) -> bool:
         """Tell whether a product may have pixels in the area: of its tile, and of its footprint where that is said.

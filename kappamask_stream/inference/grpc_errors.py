@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream.errors import (
     ContractError,
-    InferenceError,
     InferenceTimeoutError,
     ServerError,
+    ServerFaultError,
     ServerOverloadedError,
     ServerUnavailableError,
 )
@@ -103,6 +103,13 @@ _MEANINGS: list[tuple[str, tuple[str, ...], type[ServerError], Callable[[str, st
         ServerUnavailableError,
         lambda at, said, _: f"the server at {at} broke off: {said}; is it being restarted?",
     ),
+    ("ABORTED", (), ServerUnavailableError, lambda at, said, _: f"the server at {at} broke off: {said}"),
+    (  # gRPC's words, and a proxy's (Envoy), for a connection that was lost on the way.
+        _ANY,
+        ("rst_stream", "stream removed", "upstream connect error", "disconnect/reset", "socket closed", "goaway"),
+        ServerUnavailableError,
+        lambda at, said, _: f"the server at {at} broke off: {said}; is it being restarted?",
+    ),
     (
         "DEADLINE_EXCEEDED",
         (),
@@ -144,4 +151,4 @@ def translated(error: InferenceServerException, endpoint: str, timeout_s: float)
     for expected, texts, kind, describe in _MEANINGS:
         if expected in (_ANY, status) and (not texts or any(text in said.lower() for text in texts)):
             return kind(describe(endpoint, said, timeout_s))
-    return InferenceError(f"the server at {endpoint} answered {status or 'without a status'}: {said}")
+    return ServerFaultError(f"the server at {endpoint} answered {status or 'without a status'}: {said}")

@@ -125,7 +125,7 @@ def _url(text: str) -> URL:
         url = URL(text)
     except ValueError:
         url = URL()
-    if url.scheme not in {"http", "https"} or not url.host or url.user or url.password:
+    if url.scheme not in {"http", "https"} or not _is_name(url.raw_host or "") or url.user or url.password:
         raise UsageError(
             "setting triton_metrics must be http://HOST:8002/metrics, or several, divided by commas, without user and "
             f"password; there is {text.rpartition('@')[2]!r}"
@@ -133,12 +133,21 @@ def _url(text: str) -> URL:
     return url
 
 
+def _is_name(host: str) -> bool:
+    """Tell whether a host is one that can be asked for: no label is empty or longer than names have them."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return host != ""
+
+
 async def _places(url: URL) -> list[tuple[URL, str]]:
     """Return a URL for each address that its host stands for, and the host; none where nobody knows it."""
     host, loop = url.host or "", asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, url.port or 80, type=socket.SOCK_STREAM)
-    except OSError:
+    except (OSError, UnicodeError):
         return []
     return [(url.with_host(address), host) for address in dict.fromkeys(str(info[4][0]) for info in found)]
 

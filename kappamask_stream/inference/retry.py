@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kappamask_stream.errors import (
     InferenceError,
     InferenceTimeoutError,
+    ServerFaultError,
     ServerOverloadedError,
     ServerUnavailableError,
 )
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 
     from kappamask_stream.inference.types import InferenceClient, InferResult, TileRequest
     from kappamask_stream.inference.window import InFlightWindow
+
+_WORTH_ANOTHER = (
+    ServerOverloadedError,
+    ServerUnavailableError,
+    InferenceTimeoutError,
+    ServerFaultError,
+    InferenceError,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,35 +78,81 @@ async def infer_with_retry(
     ServerError
         The last failure, naming the tile, the cause and the remedy.
     """
-    failures = 0
-    sent = 0
-    patience_from: dict[type[Exception], float] = {}
+    patience = _Patience(policy, request.name, on_retry)
     while True:
         try:
             async with window.slot():
                 result = await client.infer(request)
-        except ServerOverloadedError as error:
-            window.overloaded()
-            last: InferenceError | InferenceTimeoutError | ServerOverloadedError | ServerUnavailableError = error
-            exhausted = _waited(patience_from, error) > policy.overload_wait_s
-        except ServerUnavailableError as error:
-            last = error
-            exhausted = _waited(patience_from, error) > policy.server_wait_s
-        except (InferenceTimeoutError, InferenceError) as error:
-            last = error
-            sent += 1
-            exhausted = sent >= policy.attempts
+        except _WORTH_ANOTHER as error:
+            if isinstance(error, ServerOverloadedError):
+                window.overloaded()
+            await patience.bear(error)
         else:
             window.answered()
             return result
-        failures += 1
-        if exhausted:
-            raise type(last)(f"{request.name}: {last} (tried {failures} times)") from last
-        on_retry(type(last).__name__, f"{request.name}: {last}; trying again")
-        await asyncio.sleep(policy.pause_s(failures))
 
 
-def _waited(patience_from: dict[type[Exception], float], error: Exception) -> float:
-    """Return seconds since this kind of failure began for this tile."""
-    now = time.monotonic()
-    return now - patience_from.setdefault(type(error), now)
+async def confirm_with_retry(
+    client: InferenceClient,
+    name: str,
+    *,
+    policy: RetryPolicy,
+    on_retry: Callable[[str, str], None] = lambda _cause, _text: None,
+) -> None:
+    """Have a client look whether its model is still served, with the patience of a tile.
+
+    Parameters
+    ----------
+    name : of what depends on it, for messages.
+    on_retry : see `infer_with_retry`.
+
+    Raises
+    ------
+    ServerError
+        See `InferenceClient.confirm`.
+    """
+    patience = _Patience(policy, name, on_retry)
+    while True:
+        try:
+            return await client.confirm()
+        except _WORTH_ANOTHER as error:
+            await patience.bear(error)
+
+
+class _Patience:
+    """What is left of it for one tile; each kind of failure has its own.
+
+    Parameters
+    ----------
+    name : of the tile.
+    on_retry : see `infer_with_retry`.
+
+    State: failures so far, those of them that count, and when a kind of those that take time began.
+    """
+
+    def __init__(self, policy: RetryPolicy, name: str, on_retry: Callable[[str, str], None]) -> None:
+        self._policy, self._name, self._on_retry = policy, name, on_retry
+        self._waits_s = {
+            ServerOverloadedError: policy.overload_wait_s,
+            ServerUnavailableError: policy.server_wait_s,
+        }
+        self._attempts = policy.attempts
+        self._since: dict[type[Exception], float] = {}
+        self._failed = 0
+        self._failures = 0
+
+    async def bear(self, error: Exception) -> None:
+        """Wait for a while after a failure, or raise it where patience ends."""
+        self._failures += 1
+        if self._ends_with(error):
+            raise type(error)(f"{self._name}: {error} (tried {self._failures} times)") from error
+        self._on_retry(type(error).__name__, f"{self._name}: {error}; trying again")
+        await asyncio.sleep(self._policy.pause_s(self._failures))
+
+    def _ends_with(self, error: Exception) -> bool:
+        for kind, wait_s in self._waits_s.items():
+            if isinstance(error, kind):
+                now = time.monotonic()
+                return now - self._since.setdefault(kind, now) > wait_s
+        self._failed += 1
+        return self._failed >= self._attempts

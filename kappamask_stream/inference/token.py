@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from tritonclient.utils import InferenceServerException
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 #: Seconds between two looks at whether the file has changed; a look is one `stat`.
 _LOOK_S = 1.0
 _LARGEST = 64 * 1024
+#: Tokens that were sent before and may still be in an answer: a request lives for minutes, a token for longer.
+_MOST_FORMER = 4
 
 
 class BearerToken:
@@ -31,7 +34,8 @@ class BearerToken:
     UsageError
         When it is made, if the file cannot be read or holds no token.
 
-    State: the token, what the file looked like when it was read, and when it was looked at last.
+    State: the token, the last ones before it, what the file looked like when it was read, and when it was looked at
+    last.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,6 +45,7 @@ class BearerToken:
             self._token = _token(path)
         except OSError as error:
             raise UsageError(f"setting triton_token_file: {path} cannot be read: {error.strerror or error}") from error
+        self._former: deque[str] = deque(maxlen=_MOST_FORMER)
         self._looked = time.monotonic()
 
     def __repr__(self) -> str:
@@ -53,17 +58,23 @@ class BearerToken:
         request.headers["authorization"] = f"Bearer {self._token}"
 
     def hide(self, text: str) -> str:
-        """Take the token out of a text."""
-        return text.replace(self._token, "…")
+        """Take the token out of a text, and those that were sent before it: answers to them may come later."""
+        for token in sorted({self._token, *self._former}, key=len, reverse=True):  # one may be the begin of another
+            text = text.replace(token, "…")
+        return text
 
     def _look(self) -> None:
         self._looked = time.monotonic()
         try:
             seen = _looks(self._path.stat())
-            if seen != self._seen:
-                self._token, self._seen = _token(self._path), seen
+            if seen == self._seen:
+                return
+            token = _token(self._path)
         except (OSError, UsageError):
             return
+        if token != self._token:
+            self._former.append(self._token)
+        self._token, self._seen = token, seen
 
 
 def without_token(error: InferenceServerException, plugin: object) -> InferenceServerException:

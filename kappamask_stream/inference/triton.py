@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Self
 from tritonclient.grpc import InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from kappamask_stream.errors import ContractError, InferenceError, ServerError
+from kappamask_stream.errors import (
+    ContractError,
+    InferenceError,
+    ModelChangedError,
+    ServerError,
+    ServerUnavailableError,
+)
 from kappamask_stream.inference.channel import Connection
 from kappamask_stream.inference.endpoint import parse_endpoint
+from kappamask_stream.inference.first_contract import contract_of, first_contract
 from kappamask_stream.inference.grpc_errors import translated
-from kappamask_stream.inference.handshake import handshake_fault
-from kappamask_stream.inference.served import (
-    CONTROL_TIMEOUT_S,
-    READS,
-    decisive_differences,
-    is_not_served,
-    served_contract,
-)
+from kappamask_stream.inference.served import CONTROL_TIMEOUT_S, READS, decisive_differences, is_not_served
 from kappamask_stream.inference.tensors import checked_answer, inputs_of
 from kappamask_stream.inference.token import without_token
 from kappamask_stream.inference.types import BatchSizes, InferResult, TileRequest
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 _CONFIRM_S = 30.0
 #: Times that they are asked while tiles flow; the next look asks the next ones.
 _PASSING_READS = 2
-_TRY_AGAIN_S = 0.5
-#: What gRPC says where a server ended the connection.
-_ENDED = ("socket closed", "connection reset", "broken pipe")
 
 
 class TritonClient:
@@ -43,11 +40,12 @@ class TritonClient:
 
     Owns a connection; use as ``async with await TritonClient.connect(...)``. Not for several event loops.
 
-    While tiles are sent it looks now and then whether the contract still holds. Where it does not, because other
-    weights were deployed or not all servers have them yet, this and all later calls of `infer` fail: a mask of two
-    networks is no mask.
+    While tiles are sent it looks now and then whether the contract still holds, and always after a connection was lost:
+    the next one may lead to another server. Where it does not hold, because other weights were deployed or not all
+    servers have them yet, this and all later calls of `infer` fail: a mask of two networks is no mask.
 
-    State: when it was looked last, and the error with which it was found that the contract holds no longer.
+    State: when it was last seen to hold, how often there was reason to doubt it, and the error with which it was found
+    that it holds no longer.
     """
 
     def __init__(self, connection: Connection, contract: ModelContract, infer_timeout_s: float) -> None:
@@ -57,6 +55,7 @@ class TritonClient:
         self._infer_timeout_s = infer_timeout_s
         self._outdated: ContractError | None = None
         self._confirmed_at = asyncio.get_running_loop().time()
+        self._doubts = 0
 
     def __repr__(self) -> str:
         return f"<TritonClient {self.contract.name} at {self.endpoint}{', outdated' if self._outdated else ''}>"
@@ -86,7 +85,7 @@ class TritonClient:
         """
         connection = Connection.open(parse_endpoint(endpoint), security, infer_timeout_s=infer_timeout_s)
         try:
-            return cls(connection, await _first_contract(connection, model, server_wait_s), infer_timeout_s)
+            return cls(connection, await first_contract(connection, model, server_wait_s), infer_timeout_s)
         except BaseException:
             await connection.aclose()
             raise
@@ -116,40 +115,32 @@ class TritonClient:
 
         Raises
         ------
+        ModelChangedError
+            If another model is served; with both sides.
         ContractError
-            If another model is served, or several; with both sides.
+            If servers do not agree; with both sides.
         ServerError
             If nothing was learnt: nobody answers, or refuses.
         """
         if self._outdated is not None:
-            raise ContractError(str(self._outdated))
-        self._confirmed_at = asyncio.get_running_loop().time()
+            raise type(self._outdated)(str(self._outdated))
+        began, doubts = asyncio.get_running_loop().time(), self._doubts
         try:
-            served = await _contract(self.connection, self.contract.name, reads)
+            served = await contract_of(self.connection, self.contract.name, reads)
         except ContractError as error:
             self._outdated = error
             raise
+        except ServerUnavailableError:
+            self._doubt()
+            raise
         if differences := decisive_differences(self.contract, served):
-            self._outdated = ContractError(
+            self._outdated = ModelChangedError(
                 f"{self.endpoint} serves another {self.contract.name} than before: {'; '.join(differences)}; what was "
                 "begun with the one cannot be ended with the other: start it again"
             )
             raise self._outdated
-
-    async def require_unchanged(self) -> None:
-        """Refuse to go on where the servers are known to serve something else by now; asks few of them.
-
-        Raises
-        ------
-        ContractError
-            As for `confirm`; a server that cannot be asked is no reason.
-        """
-        try:
-            await self.confirm(_PASSING_READS)
-        except ContractError:
-            raise
-        except ServerError:
-            return
+        if doubts == self._doubts:  # else a connection was lost meanwhile: what was read may be of the time before
+            self._confirmed_at = began
 
     async def renewed(self) -> Self:
         """Return this client where its contract still holds, else another for what is served now, on its connection.
@@ -162,7 +153,7 @@ class TritonClient:
         try:
             await self.confirm()
         except ContractError:
-            served = await _contract(self.connection, self.contract.name, READS)
+            served = await contract_of(self.connection, self.contract.name)
             if not decisive_differences(self.contract, served):  # the servers have come to agree on the old one again
                 return type(self)(self.connection, self.contract, self._infer_timeout_s)
             return type(self)(self.connection, served, self._infer_timeout_s)
@@ -194,7 +185,7 @@ class TritonClient:
     async def infer(self, request: TileRequest) -> InferResult:
         """Send one tile once; see `InferenceClient.infer` for the errors."""
         if self.is_doubtful:
-            await self.require_unchanged()
+            await self.confirm(_PASSING_READS)
         names = ["LABELS", "PROBABILITIES"] if request.probabilities else ["LABELS"]
         try:
             answer = await self.connection.channel.infer(
@@ -213,41 +204,11 @@ class TritonClient:
 
     def _failure(self, error: InferenceServerException) -> ServerError:
         meaning = translated(error, self.endpoint, self._infer_timeout_s)
-        if isinstance(meaning, ContractError) or is_not_served(error):
-            self._confirmed_at = -math.inf
+        if isinstance(meaning, (ContractError, ServerUnavailableError)) or is_not_served(error):
+            self._doubt()
         return meaning
 
-
-async def _contract(connection: Connection, model: str, reads: int) -> ModelContract:
-    endpoint = connection.endpoint
-    reads = 1 if endpoint.is_one_server else reads
-    return await served_contract(connection.channel, endpoint.text, model, reads=reads)
-
-
-async def _first_contract(connection: Connection, model: str, server_wait_s: float) -> ModelContract:
-    """Ask for a model's contract until the server answers or patience ends."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + server_wait_s
-    while True:
-        try:
-            return await _contract(connection, model, READS)
-        except ServerError as error:
-            if is_not_served(error.__cause__):
-                raise ContractError(
-                    f"the server at {connection.endpoint} does not serve {model}: {error.__cause__}; deploy it there "
-                    f"(`kappamask-stream models build {model}`) or name another with --model"
-                ) from error
-            if not error.retryable:
-                raise
-            if (fault := await _fault(connection, error)) is not None:
-                raise ServerError(fault) from error
-            if loop.time() >= deadline:
-                raise
-        await asyncio.sleep(_TRY_AGAIN_S)
-
-
-async def _fault(connection: Connection, error: ServerError) -> str | None:
-    """Find out why a connection was ended, where it was."""
-    if not any(text in str(error).lower() for text in _ENDED):
-        return None
-    return await handshake_fault(connection.endpoint, connection.security)
+    def _doubt(self) -> None:
+        """Have the next call look at the contract first."""
+        self._doubts += 1
+        self._confirmed_at = -math.inf

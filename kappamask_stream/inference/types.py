@@ -87,8 +87,10 @@ class InferenceClient(Protocol):
         ------
         ServerOverloadedError, ServerUnavailableError, InferenceTimeoutError
             Worth another try, each in its own way.
+        ServerFaultError
+            The server failed on this tile.
         InferenceError
-            The server failed on this tile or its answer is unusable.
+            Its answer is unusable.
         ServerError
             The server refuses for good; as `ContractError` where the tile is not what the contract says.
         """
@@ -98,13 +100,15 @@ class InferenceClient(Protocol):
         """Tell whether the server answers and serves the model right now."""
         ...
 
-    async def require_unchanged(self) -> None:
-        """Refuse to go on where the server is known to serve something else by now than the contract says.
+    async def confirm(self) -> None:
+        """Look whether the server still serves what the contract says.
 
         Raises
         ------
         ContractError
-            With both sides; a server that cannot be asked is no reason.
+            If it does not; with both sides.
+        ServerError
+            If nothing was learnt: nobody answers, or refuses.
         """
         ...
 

@@ -41,7 +41,8 @@ class Metrics(Observer):
     ----------
     model : name of the model, as the worker was told.
 
-    State: `registry` and the counters in it; `batches` and `present`, which are read at each scrape.
+    State: `registry` and the counters in it; `batches` and `present`, which are read at each scrape; the causes of
+    retries, and the parts of readiness, that were told.
     """
 
     def __init__(self, *, model: str, clock: Callable[[], float] = time.time) -> None:
@@ -50,7 +51,7 @@ class Metrics(Observer):
         self.registry = CollectorRegistry()
         self.batches, self.present = ServerBatches(), Present()
         self._clock = clock
-        self._kinds, self._causes = error_kinds(), set[str]()
+        self._kinds, self._causes, self._parts = error_kinds(), set[str](), set[str]()
         self._make_counters()
         self._make_distributions()
         self._ready = self._gauge("ready", "1 where a part answers that work needs, else 0.", "part")
@@ -80,7 +81,9 @@ class Metrics(Observer):
         self._inferred, self._empty = self._tiles.labels("inferred"), self._tiles.labels("empty")
 
     def _make_distributions(self) -> None:
-        self._ages = self._histogram("message_age_seconds", "From sending to receiving a message.", _AGES_S)
+        self._ages = self._histogram(
+            "message_age_seconds", "From sending a message to receiving it for the first time.", _AGES_S
+        )
         self._seconds = self._histogram("product_seconds", "From a product's begin to its durable mask.", _PRODUCT_S)
         self._lags = self._histogram(
             "event_loop_lag_seconds", "How late the event loop calls what is due, sampled each 50 ms.", _LAGS_S
@@ -97,7 +100,7 @@ class Metrics(Observer):
 
     def message_taken(self, message: Message) -> None:
         """Count a message, and how long it had waited."""
-        if message.sent_at:
+        if message.sent_at and message.received == 1:  # a retry's wait is of our making
             self._ages.observe(max(0.0, self._clock() - message.sent_at))
         if message.received > 1:
             self._redeliveries.inc()
@@ -143,7 +146,10 @@ class Metrics(Observer):
         self._lags.observe(seconds)
 
     def answered(self, parts: Mapping[str, str | None]) -> None:
-        """Take an answer of the probe."""
+        """Take an answer of the probe; a part that it does not speak of is none."""
+        for part in self._parts - set(parts):
+            self._ready.remove(part)
+        self._parts = set(parts)
         for part, why in parts.items():
             self._ready.labels(part).set(why is None)
 

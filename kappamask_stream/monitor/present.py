@@ -94,9 +94,8 @@ def _known(state: WorkerState) -> Iterable[Metric]:
             messages.add_metric([name], count)
     yield messages
     if state.queue_age_s is not None:
-        yield _gauge(
-            "queue_age_seconds", "How long the message that was received last had waited.", max(0.0, state.queue_age_s)
-        )
+        text = "How long the message that was last received for the first time had waited; while messages wait."
+        yield _gauge("queue_age_seconds", text, max(0.0, state.queue_age_s))
     if state.pending is not None:
         yield _gauge("server_pending_requests", "Requests pending in the inference server.", state.pending)
 

@@ -1,6 +1,6 @@
 """Queues and topics: SQS and SNS behind small interfaces."""
 
-from kappamask_stream.queues.burial import bury, dead_letter_queue_of
+from kappamask_stream.queues.burial import dead_letter_of, dead_letter_queue_of, send_dead_letter
 from kappamask_stream.queues.clients import QueueClients
 from kappamask_stream.queues.looking import peek
 from kappamask_stream.queues.options import QueueOptions, queue_options, queue_url
@@ -21,11 +21,12 @@ __all__ = [
     "Sink",
     "SnsTopic",
     "SqsQueue",
-    "bury",
+    "dead_letter_of",
     "dead_letter_queue_of",
     "open_sink",
     "peek",
     "queue_options",
     "queue_url",
     "redrive",
+    "send_dead_letter",
 ]

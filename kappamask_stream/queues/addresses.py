@@ -108,6 +108,24 @@ def place_of_queue(url: str) -> Place:
     return Place(service="sqs", region=told["region"] if told else None, endpoint=found["origin"])
 
 
+def is_same_queue(one: str, other: str) -> bool:
+    """Tell whether two URLs name the same queue: by account and name, and region or, where a URL tells none, host.
+
+    Raises
+    ------
+    UsageError
+        If one is none of a queue.
+    """
+    first, second = place_of_queue(one), place_of_queue(other)
+    has_regions = first.region is not None and second.region is not None
+    is_one_place = first.region == second.region if has_regions else first == second
+    return is_one_place and _path(one) == _path(other)
+
+
+def _path(url: str) -> str:
+    return url.partition("://")[2].partition("/")[2]
+
+
 def place_of_topic(arn: str) -> Place:
     """Return where the requests for a topic go.
 

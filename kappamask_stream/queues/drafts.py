@@ -6,7 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from kappamask_stream.errors import QueueError
+from kappamask_stream.errors import MessageRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,31 +36,35 @@ def check(draft: Draft, what: str, most_bytes: int = MOST_BYTES) -> None:
 
     Raises
     ------
-    QueueError
+    MessageRefusedError
         If it is empty or too large, or has characters, attributes or a delay that the service refuses.
     """
     if not draft.body:
-        raise QueueError(f"{what}: a message has no body: one character is the least")
+        raise MessageRefusedError(f"{what}: a message has no body: one character is the least")
     texts = [draft.body, *(value for value in draft.attributes.values() if isinstance(value, str))]
     if wrong := next(filter(None, map(_FORBIDDEN.search, texts)), None):
-        raise QueueError(
+        raise MessageRefusedError(
             f"{what}: a message has character U+{ord(wrong[0]):04X} at place {wrong.start()}, which no queue takes: "
             "write it as JSON, with escapes"
         )
     if len(draft.attributes) > MOST_ATTRIBUTES:
-        raise QueueError(
+        raise MessageRefusedError(
             f"{what}: a message has {len(draft.attributes)} attributes, {MOST_ATTRIBUTES} are the most: put the rest "
             "into its body"
         )
     for name, value in draft.attributes.items():
         if not _NAME.fullmatch(name):
-            raise QueueError(f"{what}: {name[:80]!r} is no name of an attribute: letters, digits, _ - and . are")
+            raise MessageRefusedError(
+                f"{what}: {name[:80]!r} is no name of an attribute: letters, digits, _ - and . are"
+            )
         if value == "" or not _is_finite(value):
-            raise QueueError(f"{what}: attribute {name} is {value!r}, which cannot be sent: leave it out")
+            raise MessageRefusedError(f"{what}: attribute {name} is {value!r}, which cannot be sent: leave it out")
     if not 0 <= draft.delay_s <= _MOST_DELAY_S:
-        raise QueueError(f"{what}: a message is delayed by {draft.delay_s} s, 0 to {_MOST_DELAY_S} are possible")
+        raise MessageRefusedError(
+            f"{what}: a message is delayed by {draft.delay_s} s, 0 to {_MOST_DELAY_S} are possible"
+        )
     if (size := size_of(draft)) > most_bytes:
-        raise QueueError(
+        raise MessageRefusedError(
             f"{what}: a message has {size} bytes with its attributes, {most_bytes} are the most: name what it holds "
             "instead of holding it"
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from botocore import exceptions as botocore  # type: ignore[import-untyped]
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
-from kappamask_stream.errors import QueueError, UsageError
+from kappamask_stream.errors import MessageRefusedError, QueueAccessError, QueueError, UsageError
 from kappamask_stream.s3.failures import (
     BROKEN,
     CERTIFICATE,
@@ -41,6 +41,7 @@ _DENIED = {
 #: Their messages quote what was signed: headers, with tokens.
 _QUOTES_REQUEST = {"SignatureDoesNotMatch", "IncompleteSignature", "InvalidSignatureException", "AuthFailure"}
 _TOO_LARGE = ("must be shorter than", "Message too long", "BatchRequestTooLong")
+_UNFIT = {"InvalidMessageContents", "AWS.SimpleQueueService.InvalidMessageContents"}
 
 
 def meant(error: Exception, what: str) -> Exception:
@@ -81,6 +82,7 @@ def _of_refusal(refusal: Refusal, what: str) -> Exception:
 
 def _final(refusal: Refusal, what: str) -> QueueError:
     code, message, said = refusal.code, refusal.message, refusal.said
+    kind = QueueError
     if code in _NO_QUEUE:
         words = "there is no such queue, or not in this region and account: check its URL, and --queue-region"
     elif code in _NO_TOPIC:
@@ -90,9 +92,12 @@ def _final(refusal: Refusal, what: str) -> QueueError:
     elif "Total VisibilityTimeout" in message:
         words = f"12 hours from its delivery are the longest that a message is hidden ({code})"
     elif any(part in message or part == code for part in _TOO_LARGE):
-        words = f"the message is too large ({said}): see MaximumMessageSize of the queue"
+        kind, words = MessageRefusedError, f"the message is too large ({said}): see MaximumMessageSize of the queue"
+    elif code in _UNFIT:
+        kind, words = MessageRefusedError, f"the message holds what no queue takes ({said})"
     elif refusal.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or code in _DENIED | _QUOTES_REQUEST:
+        kind = QueueAccessError
         words = f"access is refused: {said}: check the credentials (--queue-profile), their policy and the queue's"
     else:
         words = f"the service answers {said}"
-    return QueueError(f"{what}: {words}")
+    return kind(f"{what}: {words}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kappamask_stream.errors import QueueError, UsageError
-from kappamask_stream.queues.burial import without_burial
+from kappamask_stream.queues.burial import is_letter_of, without_burial
 from kappamask_stream.queues.looking import Look
 from kappamask_stream.queues.types import Draft
 
@@ -52,17 +52,19 @@ async def redrive(
     queue: SqsQueue,
     *,
     wanted: Callable[[Message], bool] = lambda _: True,
+    all_queues: bool = False,
     most: int | None = None,
     dry_run: bool = False,
     on_progress: Callable[[Moved], None] = lambda _: None,
 ) -> Moved:
-    """Send dead letters to the queue, bodies unchanged and without what `burial.bury` added, and delete them.
+    """Send dead letters to the queue, bodies unchanged and without what `burial.dead_letter_of` added, and delete them.
 
     Each is sent before it is deleted. Where this ends in between, by force, up to ten are in both queues.
 
     Parameters
     ----------
     wanted : chooses messages.
+    all_queues : True also moves what came from other queues; else that stays.
     most : messages to move; None: all that are there now. What is sent there while this goes on stays.
     dry_run : look only.
     on_progress : told after each ten messages; the last time before an error is raised or this is cancelled.
@@ -84,7 +86,7 @@ async def redrive(
             old = [message for message in batch if message.sent_at <= began or move.count.seen < there]
             if not old:
                 break
-            chosen = list(filter(wanted, old))
+            chosen = [message for message in old if (all_queues or is_letter_of(message, queue)) and wanted(message)]
             del chosen[len(chosen) if most is None else most - move.count.moved :]
             await _finished(move.next(batch, chosen, dry_run=dry_run))
     return move.count

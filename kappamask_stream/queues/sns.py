@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kappamask_stream.errors import QueueError
+from kappamask_stream.errors import MessageRefusedError
 from kappamask_stream.queues.addresses import place_of_topic
 from kappamask_stream.queues.clients import Call
 from kappamask_stream.queues.drafts import MOST_TOPIC_BYTES, attributes_of, check
@@ -40,13 +40,15 @@ class SnsTopic:
 
         Raises
         ------
+        MessageRefusedError
+            If it is too large, delayed, or holds what topics do not take.
         QueueError, QueueUnavailableError
-            If it is refused, or delayed; if the service cannot be reached, or fails again and again.
+            If the topic refuses; if the service cannot be reached, or fails again and again.
         """
         what = f"topic {self.target}"
         check(draft, what, MOST_TOPIC_BYTES)
         if draft.delay_s:
-            raise QueueError(f"{what}: a message is delayed by {draft.delay_s} s, but a topic knows no delay")
+            raise MessageRefusedError(f"{what}: a message is delayed by {draft.delay_s} s, but a topic knows no delay")
         params = {"TopicArn": self.target, "Message": draft.body, "MessageAttributes": attributes_of(draft)}
         answer = await self.clients.call(Call(place=self._place, operation="publish", what=what, params=params))
         return str(answer.get("MessageId", ""))

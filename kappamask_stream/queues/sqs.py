@@ -6,7 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from kappamask_stream.errors import QueueError, QueueUnavailableError
+from kappamask_stream.errors import QueueError
 from kappamask_stream.queues.addresses import parse_arn, place_of_queue
 from kappamask_stream.queues.batching import call_batch
 from kappamask_stream.queues.clients import Call
@@ -108,7 +108,8 @@ class SqsQueue:
         failed = {number: outcome for number, outcome in enumerate(outcomes, 1) if isinstance(outcome, QueueError)}
         if not failed:
             return [str(outcome) for outcome in outcomes]
-        kind = QueueUnavailableError if all(error.retryable for error in failed.values()) else QueueError
+        kinds = {type(error) for error in failed.values()}
+        kind = kinds.pop() if len(kinds) == 1 else QueueError
         first = next(iter(failed.values()))
         if len(drafts) == 1:
             raise kind(str(first)) from first

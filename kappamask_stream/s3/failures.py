@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from botocore import exceptions as botocore  # type: ignore[import-untyped]
 
-from kappamask_stream.errors import StoreCredentialsError, StoreError, UsageError
+from kappamask_stream.errors import (
+    StoreAccessError,
+    StoreChangedError,
+    StoreCredentialsError,
+    StoreError,
+    UsageError,
+)
 from kappamask_stream.s3.retry import ExpiredError, TryLaterError, retry_after_s
 
 if TYPE_CHECKING:
@@ -156,16 +162,19 @@ def _final(refusal: Refusal, url: str, *, signed: bool) -> StoreError:
     if status in {HTTPStatus.PRECONDITION_FAILED, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}:
         return changed(url, f"the store answers {refusal.said}")
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or code in _DENIED | _UNKNOWN:
-        kind = StoreCredentialsError if status == HTTPStatus.UNAUTHORIZED or code in _UNKNOWN else StoreError
+        is_unknown = status == HTTPStatus.UNAUTHORIZED or code in _UNKNOWN
+        kind = StoreCredentialsError if is_unknown else StoreAccessError
         return kind(f"{url}: the store refuses access: {refusal.said}: {_access_remedy(bucket, signed=signed)}")
     if status in {HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.TEMPORARY_REDIRECT}:
         return StoreError(f"{url}: the bucket is elsewhere ({refusal.said}): name its region with --s3-region")
     return StoreError(f"{url}: the store answers {refusal.said}")
 
 
-def changed(url: str, how: str) -> StoreError:
+def changed(url: str, how: str) -> StoreChangedError:
     """Return the error for an object that was replaced while it was read."""
-    return StoreError(f"{url} was replaced since it was listed ({how}): bytes of two versions are not mixed, run again")
+    return StoreChangedError(
+        f"{url} was replaced since it was listed ({how}): bytes of two versions are not mixed, run again"
+    )
 
 
 def _access_remedy(bucket: str, *, signed: bool) -> str:

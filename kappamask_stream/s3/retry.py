@@ -136,9 +136,7 @@ async def persist(
                 return await attempt()
         except ExpiredError as error:
             if renewed and reached() < furthest + _GAIN:
-                raise StoreCredentialsError(
-                    f"{what}: {error}, also after they were read anew: log in again"
-                ) from error
+                raise StoreCredentialsError(f"{what}: {error}, also after they were read anew: log in again") from error
             renewed, furthest = True, reached()
             on_retry(error.cause, f"{what}: {error}; they are read anew")
             try:

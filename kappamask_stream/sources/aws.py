@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kappamask_stream.errors import ProductError
 from kappamask_stream.metadata import XML_LIMIT, product_metadata
 from kappamask_stream.names import band_of_file, parse_product_name
+from kappamask_stream.s3 import S3Options
 from kappamask_stream.sources.s3 import S3Source, objects_under
 from kappamask_stream.threads import in_thread
 
@@ -31,6 +32,7 @@ _PRODUCT = re.compile(r"products/\d{4}/\d{1,2}/\d{1,2}/(?P<name>[^/]+)", re.ASCI
 _BAND = re.compile(r"(?:R[126]0m/)?(?:B\d[\dA]|AOT|WVP|SCL)\.jp2", re.ASCII)
 #: Some kilobytes; before December 2016 a product had up to a hundred tiles.
 _JSON_LIMIT = 1 << 20
+_PAID = S3Options(requester_pays=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,15 @@ class AwsBuckets:
     def of(self, level: str) -> str:
         """Return the bucket of ``L1C`` or ``L2A``."""
         return self.l1c if level == "L1C" else self.l2a
+
+
+def paid_by_reader(bucket: str, buckets: AwsBuckets | None = None) -> S3Options | None:
+    """Return what a bucket is reached with whose reader pays by rule; None for all others.
+
+    To be asked where somebody who may spend the money has named the bucket: on a command line, or in the list of places
+    that messages may have read. `s3_requester_pays` of the settings comes before it, either way.
+    """
+    return _PAID if bucket in {AwsBuckets().l1c, (buckets or AwsBuckets()).l1c} else None
 
 
 def tile_prefix(key: str) -> str | None:

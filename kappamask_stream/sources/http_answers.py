@@ -9,13 +9,21 @@ from http import HTTPStatus
 import aiohttp
 from aiohttp import hdrs
 
-from kappamask_stream.errors import ProductError, StoreError
+from kappamask_stream.errors import (
+    ProductError,
+    StoreAccessError,
+    StoreChangedError,
+    StoreCredentialsError,
+    StoreError,
+)
 from kappamask_stream.s3.retry import TryLaterError, retry_after_s
 
 _RANGE = re.compile(r"bytes (?:(?P<first>\d+)-(?P<last>\d+)|\*)/(?P<total>\d+|\*)")
 _LATER = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 _OVERLOADED = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
+_DENIED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+_NO_WAY = (aiohttp.TooManyRedirects, aiohttp.NonHttpUrlClientError, aiohttp.InvalidURL)
 _REMEDIES = {
     HTTPStatus.UNAUTHORIZED: "credentials are needed: are they in the URL, is it signed?",
     HTTPStatus.FORBIDDEN: "it needs other credentials, or the URL's signature has run out: sign it again",
@@ -80,7 +88,8 @@ def refuse_status(answer: aiohttp.ClientResponse, shown: str) -> None:
             remedy = _REMEDIES.get(HTTPStatus(status), "check the URL")
         except ValueError:
             remedy = "check the URL"
-        raise StoreError(f"{shown}: the server answers {status} {answer.reason}; {remedy}")
+        kind = StoreAccessError if status in _DENIED else StoreError
+        raise kind(f"{shown}: the server answers {status} {answer.reason}; {remedy}")
     encoding = answer.headers.get(hdrs.CONTENT_ENCODING, "identity")
     if encoding != "identity":
         raise StoreError(
@@ -127,7 +136,7 @@ def check_range(answer: aiohttp.ClientResponse, pin: Pin, shown: str, start: int
     # Some servers answer a range with status 200 and say in Content-Range that it is one.
     whole = found is None and answer.status == HTTPStatus.OK
     if out_of_range or pin.differs(answer, answer.content_length if whole else total):
-        raise StoreError(f"{shown} was replaced while it was read: run the product again")
+        raise StoreChangedError(f"{shown} was replaced while it was read: run the product again")
     if whole:
         raise TryLaterError("the server answers with the whole file to the request for a range of it")
     if found is None or (found["first"], found["last"]) != (str(start), str(end - 1)):
@@ -141,12 +150,10 @@ def failure_of(error: Exception, shown: str) -> Exception:
 
     Their texts may show a URL's password, and some have none.
     """
-    if isinstance(error, aiohttp.TooManyRedirects):
-        return StoreError(f"{shown} is redirected in a circle, or too often: check the URL")
-    if isinstance(error, aiohttp.InvalidURL):
-        return StoreError(f"{shown} cannot be read, it is no URL, or redirects to none: check it")
+    if isinstance(error, _NO_WAY):
+        return _no_way(error, shown)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return StoreError(
+        return StoreCredentialsError(
             f"{shown}: the server's certificate is not accepted: SSL_CERT_FILE names the file of other CAs"
         )
     if isinstance(error, TimeoutError):
@@ -154,3 +161,12 @@ def failure_of(error: Exception, shown: str) -> Exception:
     if isinstance(error, aiohttp.ClientConnectorError):
         return TryLaterError("the server cannot be reached")
     return TryLaterError("the connection broke off")
+
+
+def _no_way(error: Exception, shown: str) -> Exception:
+    """Return what a URL, or where it is redirected to, lacks."""
+    if isinstance(error, aiohttp.TooManyRedirects):
+        return StoreError(f"{shown} is redirected in a circle, or too often: check the URL")
+    if isinstance(error, aiohttp.NonHttpUrlClientError):  # file:, ftp:
+        return ProductError(f"{shown} is redirected to what is no web address: only http: and https: are followed")
+    return StoreError(f"{shown} cannot be read, it is no URL, or redirects to none: check it")

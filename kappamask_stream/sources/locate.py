@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream.errors import ProductError, UsageError
 from kappamask_stream.names import parse_product_name
-from kappamask_stream.s3 import CDSE, S3Options, is_s3_url, parse_s3_url
+from kappamask_stream.s3 import CDSE, is_s3_url, parse_s3_url
 from kappamask_stream.sources import aws, cdse
 from kappamask_stream.sources.aws import AwsBuckets
 from kappamask_stream.sources.directory import DirectorySource
@@ -30,8 +30,6 @@ _PART_OF_PRODUCT = re.compile(r"(?P<folder>.*?)/?(?:manifest\.safe|MTD_MSIL(?:1C
 _FORMS = ("{}.SAFE", "{}", "{}.zip", "{}.SAFE.zip")
 #: What begins with a product's name: the product itself, some zips.
 _MOST_OF_A_PRODUCT = 20_000
-_PAYING = S3Options(requester_pays=True)
-_AWS_L1C = AwsBuckets().l1c
 
 
 async def open_source(
@@ -171,7 +169,7 @@ class _Locator:
 
     async def _client_of(self, bucket: str) -> S3Client:
         """Return the client for a bucket; where its reader pays by rule, one that says so."""
-        return await self.stores.client(_PAYING if bucket in {self.buckets.l1c, _AWS_L1C} else None)
+        return await self.stores.client(aws.paid_by_reader(bucket, self.buckets))
 
     async def _stac_item(self, where: str) -> Source:
         from kappamask_stream.sources.stac_item import open_stac_item

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from kappamask_stream.errors import ProductError
-from kappamask_stream.names import ProductName, band_of_file, parse_product_name
+from kappamask_stream.names import band_of_file
 from kappamask_stream.sources.hrefs import checked_href, shown_url
 from kappamask_stream.sources.stac_fields import Node, Place, epsg_of, parse_object, place_of, raster_of
+from kappamask_stream.sources.stac_naming import item_product_name, require_one
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
+
+    from kappamask_stream.names import ProductName
 
 Format = Literal["cog", "jp2"]
 
@@ -160,44 +163,11 @@ def self_link(data: bytes, where: str) -> str | None:
     return None
 
 
-def item_product_name(item: Node) -> ProductName:
-    """Return the product's name: what an Item is of, or is called by; where both are names they must agree.
-
-    Raises
-    ------
-    ProductError
-        If neither is one, or the Item contradicts itself.
-    """
-    properties = item.node("properties")
-    names: list[ProductName] = []
-    said = properties.text("s2:product_uri", "sentinel:product_id"), item.text("id")
-    for text in filter(None, said):
-        try:
-            names.append(parse_product_name(text))
-        except ProductError:
-            continue
-    if not names:
-        raise ProductError(
-            f"{item.where} names no Sentinel-2 product: neither s2:product_uri ({said[0]!r}) nor its id ({said[1]!r})"
-        )
-    _require_one(item.where, "level, tile and time", {(n.level, n.tile_id, n.sensing_time) for n in names})
-    tile = properties.text("grid:code", "s2:mgrs_tile")
-    if tile is not None:
-        _require_one(item.where, "tile", {names[0].tile_id, "T" + tile.removeprefix("MGRS-").removeprefix("T")})
-    return names[0]
-
-
 def _baseline(properties: Node, name: ProductName) -> str | None:
     said = properties.text("s2:processing_baseline", "processing:version", "sentinel:processing_baseline")
     found = {text for text in (said, name.baseline) if text is not None and _BASELINE.fullmatch(text)}
-    _require_one(properties.where, "processing baseline", found)
+    require_one(properties.where, "processing baseline", found)
     return next(iter(found), None)
-
-
-def _require_one(where: str, what: str, found: Iterable[object]) -> None:
-    values = sorted(map(str, found))
-    if len(values) > 1:
-        raise ProductError(f"{where} contradicts itself, its {what} is {' and '.join(values)}: look for another copy")
 
 
 def _band(key: str, asset: Node, properties: Node, base: str, name: ProductName) -> BandAsset | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream.errors import ProductError, UsageError
 from kappamask_stream.s3 import CDSE, is_s3_url, parse_s3_url
+from kappamask_stream.sources.aws import paid_by_reader
 from kappamask_stream.sources.blob import FileBlob
 from kappamask_stream.sources.hrefs import is_local, require_readable, shown_url
 from kappamask_stream.sources.s3 import S3Blob
@@ -15,7 +16,7 @@ from kappamask_stream.sources.stac_source import StacItemSource, path_of
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
-    from kappamask_stream.s3 import Stores
+    from kappamask_stream.s3 import S3Options, Stores
     from kappamask_stream.sources.blob import Blob
     from kappamask_stream.sources.hrefs import MayRead
     from kappamask_stream.sources.stac_bands import StacItem
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 #: Items of Sentinel-2 have 20 to 80 KB.
 _ITEM_LIMIT = 4 << 20
 _WEB = ("http://", "https://")
-#: Buckets that are not AWS's, and what they are reached with. None in which the reader pays: a stranger's Item must not
-#: decide that; whoever agrees to pay says so.
-_PRESETS = {"eodata": CDSE}
+_CDSE_BUCKET = "eodata"
 
 
 async def open_stac_item(where: str, *, stores: Stores, may_read: MayRead | None = None) -> StacItemSource:
@@ -91,5 +90,16 @@ async def _blob(place: str, stores: Stores, may_read: MayRead | None, *, said_by
         bucket, key = parse_s3_url(place)
         if not key:
             raise UsageError(f"{place} names a whole bucket: give a STAC Item in it")
-        return S3Blob(await stores.client(_PRESETS.get(bucket)), bucket, key)
+        return S3Blob(await stores.client(_preset(bucket, may_read)), bucket, key)
     return stores.http.blob(place, may_read)
+
+
+def _preset(bucket: str, may_read: MayRead | None) -> S3Options | None:
+    """Return what a bucket is reached with.
+
+    Where the reader pays, a stranger's Item must not decide that he does: somebody has listed the bucket among the
+    places that may be read, or has said that he pays.
+    """
+    if bucket == _CDSE_BUCKET:
+        return CDSE
+    return None if may_read is None else paid_by_reader(bucket)

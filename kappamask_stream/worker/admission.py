@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from kappamask_stream.runner import of_ours
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 #: Looks in a row that must find too much before taking is paused: a peak is no load.
 _LOOKS = 3
 _EACH_S = 3.0
+#: Seconds that a look may take; what hangs is not known.
+_PATIENCE_S = 10.0
 
 
 class Admission:
@@ -23,16 +27,22 @@ class Admission:
     pending : returns how many requests wait in an inference server, None where it is not known; asked each few seconds.
     most : requests pending.
     on_change : called when it closes or opens.
+    on_fault : told the error's class name, and in words, of a look that fails after one that did not.
 
-    State: looks in a row that found too much, the last count, and whether it is closed.
+    State: looks in a row that found too much, the last count, whether it is closed, and whether the last look failed.
     """
 
     def __init__(
-        self, pending: Callable[[], Awaitable[float | None]], *, most: int, on_change: Callable[[], None]
+        self,
+        pending: Callable[[], Awaitable[float | None]],
+        *,
+        most: int,
+        on_change: Callable[[], None],
+        on_fault: Callable[[str, str], None],
     ) -> None:
-        self._ask, self._most, self._on_change = pending, most, on_change
+        self._ask, self._most, self._on_change, self._on_fault = pending, most, on_change, on_fault
         self._too_many = 0
-        self._closed = False
+        self._closed = self._has_failed = False
         #: Requests pending at the last look; None where it is not known.
         self.pending: float | None = None
 
@@ -47,10 +57,23 @@ class Admission:
         )
 
     async def watch(self) -> None:
-        """Look every few seconds, for ever."""
+        """Look every few seconds, for ever, whatever a look ends with."""
         while True:
-            self.see(await self._ask())
+            self.see(await self._asked())
             await asyncio.sleep(_EACH_S)
+
+    async def _asked(self) -> float | None:
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                pending = await self._ask()
+        except Exception as error:  # noqa: BLE001 - how full a server is is good to know, and no more
+            if not self._has_failed:
+                ours = of_ours(error)
+                self._on_fault(type(ours).__name__, f"how full the inference server is cannot be told: {ours}")
+            self._has_failed = True
+            return None
+        self._has_failed = False
+        return pending
 
     def see(self, pending: float | None) -> None:
         """Take down what a look found."""

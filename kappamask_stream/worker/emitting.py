@@ -85,7 +85,7 @@ def _attributes(item: Mapping[str, Any]) -> dict[str, str | float]:
         "model": said.get("kappamask:model"),
         "cloud_cover": said.get("eo:cloud_cover"),
     }
-    return {key: value for key, value in attributes.items() if value is not None}
+    return {key: value for key, value in attributes.items() if isinstance(value, (str, int, float)) and value != ""}
 
 
 def _rectangle(bbox: Sequence[float]) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kappamask_stream.errors import QueueError
-from kappamask_stream.worker.outcomes import HIDDEN_MOST_S, Verdict
+from kappamask_stream.errors import QueueError, QueueUnavailableError
+from kappamask_stream.worker.outcomes import HIDDEN_MOST_S, Verdict, fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,8 @@ _IN_WORK_MOST_S = HIDDEN_MOST_S - 240.0
 _PAUSE = 1 / 16
 #: Seconds that an attempt gets where time is up already (this process was held up): the message may still be ours.
 _LAST_TRY_S = 1.0
+#: Seconds that a call under way gets when the heartbeat is stopped; what comes of it later is not worth a wait.
+_UNDER_WAY_S = 5.0
 
 
 class Heartbeat:
@@ -47,9 +50,11 @@ class Heartbeat:
         self.task: asyncio.Task[Verdict] = asyncio.create_task(self._beat(), name=f"heartbeat of {message.id}")
 
     async def stop(self) -> None:
-        """End it, after a call that is under way."""
-        async with self._calling:
-            self.task.cancel()
+        """End it, after a call that is under way; one that hangs is broken off after some seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_UNDER_WAY_S), self._calling:
+                self.task.cancel()
+        self.task.cancel()
         await asyncio.wait([self.task])
 
     async def _beat(self) -> Verdict:
@@ -64,9 +69,9 @@ class Heartbeat:
             failure = await self._extend(min(self._visibility_s, int(HIDDEN_MOST_S - age)))
             if failure is not None:
                 reason = f"the queue could not be told that the message is still in work: {failure}"
-                return Verdict(outcome="lost", reason=reason)
+                return Verdict(outcome="lost", reason=reason, error=failure, fault=fault_of(failure))
 
-    async def _extend(self, seconds: int) -> str | None:
+    async def _extend(self, seconds: int) -> QueueError | None:
         """Hide the message for so long from now; return why that cannot be done while it is surely hidden."""
         pause = self._visibility_s * _PAUSE
         while True:
@@ -77,10 +82,10 @@ class Heartbeat:
                 async with self._calling, asyncio.timeout(patience):
                     await self._queue.hide(self._message, seconds)
             except TimeoutError:
-                return f"no answer within {patience:.1f} s"
+                return QueueUnavailableError(f"no answer within {patience:.1f} s")
             except QueueError as error:
                 if not error.retryable or time.monotonic() + pause >= self._hidden_until:
-                    return str(error)
+                    return error
                 self._on_retry(type(error).__name__, f"{error}; trying again")
             else:
                 self._hidden_until = sent + seconds

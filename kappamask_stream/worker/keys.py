@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kappamask_stream.output import digest, recipe
+from kappamask_stream.recipe import digest, recipe
 from kappamask_stream.stac import model_file
 
 if TYPE_CHECKING:

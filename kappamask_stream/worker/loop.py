@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from kappamask_stream.errors import QueueError
+from kappamask_stream.runner import of_ours
 from kappamask_stream.worker.admission import Admission
 from kappamask_stream.worker.breaker import Pauses
+from kappamask_stream.worker.counts import watch_counts
 from kappamask_stream.worker.message_life import MessageLife
 from kappamask_stream.worker.pulse import Pulse
 from kappamask_stream.worker.stop import fits
@@ -25,13 +25,14 @@ from kappamask_stream.worker.taking import Room, room
 from kappamask_stream.worker.types import WorkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from kappamask_stream.queues import Message, QueueStats
     from kappamask_stream.settings import Settings
     from kappamask_stream.worker.message_life import Desk
 
-_STATE_EACH_S = 10.0
+T = TypeVar("T")
+
 #: From one request that found nothing to the next one it takes so long at least.
 _EMPTY_S = 1.0
 #: While it drains, estimates are looked at so often.
@@ -68,7 +69,8 @@ class Worker:
         self._left: float = math.inf if max_messages is None else max_messages
         self._until_empty = until_empty
         self._pulse = Pulse()
-        self._admission = Admission(pending, most=pending_most, on_change=self._pulse.beat)
+        retried = desk.observers.retried
+        self._admission = Admission(pending, most=pending_most, on_change=self._pulse.beat, on_fault=retried)
         self._queue_pauses = Pauses(first_s=1.0, most_s=60.0)
         self._in_hand: dict[asyncio.Task[None], MessageLife] = {}
         self._fault: BaseException | None = None
@@ -84,13 +86,14 @@ class Worker:
 
         Raises
         ------
-        QueueError
+        KappaMaskError
             If the queue refuses the very first request: there is none, or no permission. Later it is asked again.
         """
         self._desk.stop.on_ask(self._pulse.beat)
         try:
             async with asyncio.TaskGroup() as tasks:
-                helpers = [tasks.create_task(self._look_at_queue()), tasks.create_task(self._admission.watch())]
+                counts = watch_counts(self._desk.queue, self._see_counts, self._desk.observers.retried)
+                helpers = [tasks.create_task(counts), tasks.create_task(self._admission.watch())]
                 taking = tasks.create_task(self._take(), name="take messages")
                 taking.add_done_callback(self._pulse.beat)
                 try:
@@ -108,6 +111,8 @@ class Worker:
         """Take messages until there is a reason to end."""
         while not self._desk.stop.is_asked and self._left > 0:
             room = self._room()
+            if room.most and self._desk.breaker.is_trying and not await self._may_try():
+                continue
             self._tell()
             if not room.most:
                 await self._pulse.wait(room.wait_s)
@@ -131,29 +136,47 @@ class Worker:
         What comes to a wait that was broken off is given back by the queue (see `SqsQueue.receive`).
         """
         settings = self._settings
-        receiving = asyncio.create_task(
-            self._desk.queue.receive(most, wait_s=settings.queue_wait_s, visibility_s=settings.visibility_s)
-        )
-        receiving.add_done_callback(self._pulse.beat)
-        try:
-            while not (receiving.done() or self._desk.stop.is_asked or self._room().reason):
-                await self._pulse.wait()
-        finally:
-            receiving.cancel()
-            await asyncio.wait([receiving])
+        receive = self._desk.queue.receive(most, wait_s=settings.queue_wait_s, visibility_s=settings.visibility_s)
+        receiving = await self._awaited(receive, broken_off=lambda: self._room().reason is not None)
         if receiving.cancelled():
             return None
         try:
             messages = receiving.result()
-        except QueueError as error:
-            if not error.retryable and not self._has_received:
+        except Exception as error:  # whatever an answer does to us: it is asked again
+            ours = of_ours(error)
+            if not ours.retryable and not self._has_received:
                 raise
-            self._queue_pauses.failed(str(error))
-            self._desk.observers.retried(type(error).__name__, str(error))
+            self._queue_pauses.failed(str(ours))
+            self._desk.observers.retried(type(ours).__name__, str(ours))
             return None
         self._has_received = True
         self._queue_pauses.succeeded()
         return messages
+
+    async def _may_try(self) -> bool:
+        """After a pause, ask what every message needs: no delivery is used up to find that it is still away."""
+        breaker = self._desk.breaker
+        breaker.is_at_trial = True
+        asking = await self._awaited(self._desk.why_not(), broken_off=lambda: False)
+        breaker.is_at_trial = False
+        if asking.cancelled():
+            return False
+        reason = asking.result()
+        if reason is not None:
+            breaker.still(reason)
+        return reason is None
+
+    async def _awaited(self, call: Coroutine[object, object, T], *, broken_off: Callable[[], bool]) -> asyncio.Task[T]:
+        """Wait for a call's end, or cancel it because the worker is to stop, or for that reason."""
+        task = asyncio.create_task(call)
+        task.add_done_callback(self._pulse.beat)
+        try:
+            while not (task.done() or self._desk.stop.is_asked or broken_off()):
+                await self._pulse.wait()
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+        return task
 
     def _room(self) -> Room:
         return room(
@@ -168,12 +191,14 @@ class Worker:
     def _start(self, message: Message) -> None:
         """Put a message into a slot; where the worker is to stop it goes back at once."""
         life = MessageLife(message, self._desk)
+        self._desk.breaker.is_at_trial = self._desk.breaker.is_trying
         if self._desk.stop.is_asked:
             life.release(self._desk.stop.reason or _ENDS)
         task = asyncio.create_task(life.run(), name=f"message {message.id}")
         self._in_hand[task] = life
         task.add_done_callback(self._ended)
-        self._state = replace(self._state, queue_age_s=max(0.0, time.time() - message.sent_at))
+        if message.received == 1:  # a later delivery tells how long it has been failing, not how long messages wait
+            self._state = replace(self._state, queue_age_s=max(0.0, time.time() - message.sent_at))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._in_hand[task]
@@ -202,23 +227,22 @@ class Worker:
                 life.release(_ENDS)
             await asyncio.wait(list(self._in_hand))
 
-    async def _look_at_queue(self) -> None:
-        """Ask for the queue's counts every few seconds and tell them."""
-        while True:
-            stats: QueueStats | None = None
-            with suppress(QueueError):
-                stats = await self._desk.queue.stats()
-            self._state = replace(
-                self._state,
-                queue_waiting=None if stats is None else stats.waiting,
-                queue_in_work=None if stats is None else stats.in_work,
-            )
-            self._state = self._current()
-            self._desk.observers.state_changed(self._state)
-            await asyncio.sleep(_STATE_EACH_S)
+    def _see_counts(self, stats: QueueStats | None) -> None:
+        """Take down the queue's own counts and tell them."""
+        is_empty = stats is not None and stats.waiting == 0
+        self._state = replace(
+            self._state,
+            queue_waiting=None if stats is None else stats.waiting,
+            queue_in_work=None if stats is None else stats.in_work,
+            queue_age_s=None if is_empty else self._state.queue_age_s,
+        )
+        if stats is not None:
+            self._desk.settling.deliveries_most = stats.receives_before_dead
+        self._state = self._current()
+        self._desk.observers.state_changed(self._state)
 
     def _current(self) -> WorkerState:
-        ends, paused = self._desk.stop.reason or self._enough, self._room().reason
+        ends, paused = self._desk.stop.reason or self._enough, self._room().reason or self._desk.breaker.pause
         return replace(
             self._state,
             phase="draining" if ends else "paused" if paused else "taking",

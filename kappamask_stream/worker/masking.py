@@ -154,5 +154,5 @@ class Masking:
     async def _tell(self, variant: _Variant, versions: Versions, products: set[str], stem: str) -> None:
         if self._sink is None:
             return
-        for product in sorted(products):
+        for product in sorted(products & set(versions.items)):  # one that is gone meanwhile needs no word
             await self._sink.send(emission(versions.items[product], variant.root.href(f"{product}/{stem}.json")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kappamask_stream.result import ProductProgress
@@ -14,7 +14,7 @@ from kappamask_stream.worker.outcomes import Verdict, verdict_of
 from kappamask_stream.worker.types import Job, JobEnd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from kappamask_stream.errors import KappaMaskError
     from kappamask_stream.feed import ProductRef
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from kappamask_stream.worker.settling import Settling
     from kappamask_stream.worker.stop import Stop
     from kappamask_stream.worker.types import Observer, ProductWork
+
+#: Of the products of one message that can never be done, so many are told with their reasons.
+_NAMED_MOST = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,7 @@ class Desk:
     refusal : why a product is not wanted; None where it is.
     work : has one product masked.
     observers, breaker : are told how messages end.
+    why_not : asked whether what all messages need answers; returns why it does not.
     stop : where it is asked for, no further product of a message is begun.
     visibility_s : seconds for which received messages are hidden.
     """
@@ -47,6 +51,7 @@ class Desk:
     work: ProductWork
     observers: Observer
     breaker: Breaker
+    why_not: Callable[[], Coroutine[object, object, str | None]]
     stop: Stop
     visibility_s: int
 
@@ -79,10 +84,10 @@ class MessageLife:
         beat = Heartbeat(desk.queue, message, visibility_s=desk.visibility_s, on_retry=desk.observers.retried)
         try:
             verdict = self._ended_by or await self._verdict(beat.task)
-            settled = await desk.settling.settle(message, verdict, beat)
+            settled = await desk.settling.settle(message, verdict, beat, is_trial=desk.breaker.is_trying)
         finally:
             await beat.stop()
-        desk.breaker.note(verdict if verdict.outcome == "done" else settled)
+        desk.breaker.note(settled)
         desk.observers.message_ended(message, settled.outcome, settled.reason, time.monotonic() - started)
 
     def _end_work(self, verdict: Verdict) -> None:
@@ -119,7 +124,7 @@ class MessageLife:
         if not wanted:
             reasons = dict.fromkeys(filter(None, refusals))
             return Verdict(outcome="filtered", reason="; ".join(reasons) or "it asks for no product")
-        verdict = Verdict(outcome="done")
+        poison: list[Verdict] = []
         for number, ref in wanted:
             if self._desk.stop.is_asked and number != wanted[0][0]:
                 return Verdict(outcome="released", reason=self._desk.stop.reason)
@@ -128,7 +133,8 @@ class MessageLife:
                 verdict = verdict_of(failure, ref.name.text)
                 if verdict.outcome != "poison":
                     return verdict
-        return verdict
+                poison.append(verdict)
+        return _together(poison) if poison else Verdict(outcome="done")
 
     async def _failure_of(self, number: int, ref: ProductRef) -> KappaMaskError | None:
         """Have one product masked; return why it failed."""
@@ -154,6 +160,18 @@ class MessageLife:
         end = JobEnd(status="found" if is_found else "done", seconds=_since(job), result=result, output=finished.output)
         observers.job_ended(job, end)
         return None
+
+
+def _together(poison: Sequence[Verdict]) -> Verdict:
+    """Return one verdict that names all products of a message that can never be done."""
+    first = poison[0]
+    if len(poison) == 1 or first.error is None:
+        return first
+    named = "; ".join(f"{verdict.product}: {verdict.reason}" for verdict in poison[:_NAMED_MOST])
+    more = f"; and {len(poison) - _NAMED_MOST} more" if len(poison) > _NAMED_MOST else ""
+    reason = f"{len(poison)} of its products can never be done: {named}{more}"
+    products = ",".join(verdict.product or "" for verdict in poison)
+    return replace(first, reason=reason, error=type(first.error)(reason), product=products)
 
 
 def _since(job: Job) -> float:

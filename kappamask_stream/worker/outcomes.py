@@ -2,6 +2,7 @@
 
 passing        a store, a server or a queue that answers again later     the message comes back later
 surroundings   settings, rights, models, places: every message fails     it comes back later, taking is paused
+unclear        the product's or everybody's: a refusal, a GPU's fault    it comes back later; many in a row pause taking
 message        the product or the message itself                         to the dead-letter queue, with the reason
 """
 
@@ -16,9 +17,12 @@ from kappamask_stream.errors import (
     InputError,
     InternalError,
     KappaMaskError,
+    MessageRefusedError,
     OutputError,
     QueueError,
     ServerError,
+    ServerFaultError,
+    StoreAccessError,
     StoreCredentialsError,
     UsageError,
 )
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 
     from kappamask_stream.worker.types import Outcome
 
-Fault = Literal["passing", "surroundings", "message"]
+Fault = Literal["passing", "surroundings", "unclear", "message"]
 
 #: A queue hides a message for 12 hours from its delivery at most; a minute is for the request that asks for it.
 HIDDEN_MOST_S = 12 * 3600.0 - 60.0
@@ -37,6 +41,9 @@ HIDDEN_MOST_S = 12 * 3600.0 - 60.0
 #: By kind, the first that fits counts. Retryable ones pass, whatever their kind.
 _AT_FAULT: tuple[tuple[type[KappaMaskError], Fault], ...] = (
     (InferenceError, "message"),
+    (MessageRefusedError, "message"),
+    (ServerFaultError, "unclear"),
+    (StoreAccessError, "unclear"),
     (StoreCredentialsError, "surroundings"),
     (InputError, "message"),
     (InternalError, "message"),
@@ -47,6 +54,8 @@ _AT_FAULT: tuple[tuple[type[KappaMaskError], Fault], ...] = (
 )
 #: Causes of an `InternalError` that say that this machine is at its end, not what is wrong with a product.
 _OF_THE_MACHINE = (MemoryError, OSError)
+#: What Python's threads say then, in a `RuntimeError`.
+_NO_THREADS = ("can't start new thread", "cannot schedule new futures")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +94,15 @@ def fault_of(error: KappaMaskError) -> Fault:
     """Return who is at fault."""
     if error.retryable:
         return "passing"
-    if isinstance(error, InternalError) and isinstance(error.__cause__, _OF_THE_MACHINE):
+    if isinstance(error, InternalError) and _is_of_the_machine(error.__cause__):
         return "surroundings"
     return next((fault for kind, fault in _AT_FAULT if isinstance(error, kind)), "message")
+
+
+def _is_of_the_machine(cause: BaseException | None) -> bool:
+    if isinstance(cause, RuntimeError):
+        return any(text in str(cause) for text in _NO_THREADS)
+    return isinstance(cause, _OF_THE_MACHINE)
 
 
 def retry_wait_s(

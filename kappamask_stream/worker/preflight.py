@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kappamask_stream.destinations import make_destination
-from kappamask_stream.errors import ContractError, QueueError, UsageError
+from kappamask_stream.errors import ContractError, QueueAccessError, UsageError
 from kappamask_stream.queues import SqsQueue, dead_letter_queue_of, open_sink
-from kappamask_stream.queues.addresses import is_arn, place_of_topic
+from kappamask_stream.queues.addresses import is_arn, is_same_queue, place_of_topic
 from kappamask_stream.queues.clients import Call
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 _PENDING_EACH = 4
 #: What is tried to be written, and never is.
 _TRIED = "kappamask-stream"
-#: How `queues.failures` says it.
-_DENIED = "access is refused"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +68,24 @@ class Preflight:
         ------
         KappaMaskError
             The first part that is not there, with its exit code: `QueueError`, `OutputError`, `ServerError`, or
-            `UsageError` where the model is of another level than the products that are wanted.
+            `UsageError` where masks are told to a queue that the worker reads, or the model is of another level than
+            the products that are wanted.
         """
         await self.queue.stats()
         dead_letters = await self._dead_letters()
-        sink = await self._sink()
-        await (await make_destination(self.settings.output, "", self.stores)).prepare([_TRIED])
+        sink = await self._sink(dead_letters)
+        await self.try_output()
         return Ready(dead_letters=dead_letters, sink=sink, pending_most=await self._pending_most())
+
+    async def try_output(self) -> None:
+        """See that masks can be written.
+
+        Raises
+        ------
+        KappaMaskError
+            Why not.
+        """
+        await (await make_destination(self.settings.output, "", self.stores)).prepare([_TRIED])
 
     async def _dead_letters(self) -> SqsQueue | None:
         named = self.settings.dead_letter_queue
@@ -91,11 +100,15 @@ class Preflight:
             await self._look(found.stats())
         return found
 
-    async def _sink(self) -> Sink | None:
+    async def _sink(self, dead_letters: SqsQueue | None) -> Sink | None:
         target, clients = self.settings.emit, self.queue.clients
         if target is None:
             return None
         sink = open_sink(target, clients)
+        if not is_arn(target):
+            for queue, what in ((self.queue, "queue that products come from"), (dead_letters, "dead-letter queue")):
+                if queue is not None and is_same_queue(queue.url, target):
+                    raise UsageError(f"--emit {target} is the {what}: what is told of masks needs a queue of its own")
         await self._look(self._topic_is_there(target) if is_arn(target) else SqsQueue(target, clients).stats())
         return sink
 
@@ -108,9 +121,7 @@ class Preflight:
         """See that a queue or topic is there. Who may only send may not look: that is no reason not to begin."""
         try:
             await look
-        except QueueError as error:
-            if _DENIED not in str(error):
-                raise
+        except QueueAccessError as error:
             self.warn(f"whether it is there will be seen with the first message: {error}")
 
     async def _pending_most(self) -> int:

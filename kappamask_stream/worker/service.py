@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -29,7 +29,7 @@ from kappamask_stream.worker.spot import watch_spot
 from kappamask_stream.worker.types import WorkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import AsyncIterator, Coroutine, Mapping
 
     from kappamask_stream.inference import BatchSizes
     from kappamask_stream.settings import Settings
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from kappamask_stream.worker.types import Observer
 
 T = TypeVar("T")
-#: The first pause where everything fails, and the longest.
-_PAUSE_S, _PAUSE_MOST_S = 5.0, 300.0
+#: The first pause where everything fails, and the longest; the longest where messages themselves are at fault.
+_PAUSE_S, _PAUSE_MOST_S, _POISON_PAUSE_MOST_S = 5.0, 300.0, 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +92,6 @@ async def serve(service: Service, stop: Stop) -> None:
         if ready is not None:
             tools.probe.is_starting = False
             await _work(service, tools, ready, observers, stop)
-        # What is left is to close, which waits for a long poll that was broken off; who asks once more will not.
-        if stop.is_asked and (this := asyncio.current_task()) is not None:
-            stop.on_ask(this.cancel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,23 +113,28 @@ class _Tools:
         resources = stack.enter_context(Resources(settings=settings))
         outputs, told = settings.output_s3_options, observers.retried
         stores = await stack.enter_async_context(Stores(settings.s3_options, outputs, on_retry=told))
-        clients = await stack.enter_async_context(QueueClients(queue_options(settings), on_retry=told))
+        clients = await stack.enter_async_context(
+            _closed_at_once(QueueClients(queue_options(settings), on_retry=told), stop)
+        )
         queue = SqsQueue(queue_url(settings), clients)
         models = await stack.enter_async_context(
             ModelPool(service.choice, settings, keep_server=service.keep_server, on_progress=_say)
         )
         breaker = Breaker(
-            poison_in_a_row=settings.poison_in_a_row, pauses=Pauses(first_s=_PAUSE_S, most_s=_PAUSE_MOST_S)
+            poison_in_a_row=settings.poison_in_a_row,
+            pauses=Pauses(first_s=_PAUSE_S, most_s=_PAUSE_MOST_S),
+            poison_pauses=Pauses(first_s=_PAUSE_S, most_s=_POISON_PAUSE_MOST_S),
         )
+        preflight = Preflight(
+            settings=settings, levels=levels, queue=queue, models=models, stores=stores, warn=_warn
+        )  # fmt: skip
         return cls(
             workshop=Workshop(models=models, resources=resources, stores=stores), queue=queue, breaker=breaker,
             probe=WorkerProbe(
-                models=models, levels=levels, queue=queue, pause=lambda: stop.reason or breaker.trouble.reason
+                models=models, levels=levels, queue=queue, try_output=preflight.try_output,
+                pause=lambda: stop.reason or breaker.pause,
             ),
-            preflight=Preflight(
-                settings=settings, levels=levels, queue=queue, models=models, stores=stores, warn=_warn
-            ),
-            places=places, levels=levels,
+            preflight=preflight, places=places, levels=levels,
         )  # fmt: skip
 
     async def batch_sizes(self) -> Mapping[str, BatchSizes]:
@@ -151,11 +153,12 @@ async def _work(service: Service, tools: _Tools, ready: Ready, observers: Observ
         where_of=lambda ref: where_of(ref, places, service.order.source), sink=ready.sink,
     )  # fmt: skip
     settling = Settling(
-        queue=tools.queue, dead_letters=ready.dead_letters, settings=settings, on_retry=observers.retried
+        queue=tools.queue, dead_letters=ready.dead_letters, settings=settings, stop=stop, on_retry=observers.retried
     )
     desk = Desk(
         queue=tools.queue, settling=settling, parse=parse_message, refusal=service.wanted.reason, work=work,
-        observers=observers, breaker=tools.breaker, stop=stop, visibility_s=settings.visibility_s,
+        observers=observers, breaker=tools.breaker, why_not=tools.probe.why_not, stop=stop,
+        visibility_s=settings.visibility_s,
     )  # fmt: skip
     worker = Worker(
         desk, settings, pending=tools.workshop.models.pending, pending_most=ready.pending_most,
@@ -168,6 +171,25 @@ async def _work(service: Service, tools: _Tools, ready: Ready, observers: Observ
         if watch is not None:
             watch.cancel()
             await asyncio.wait([watch])
+
+
+@asynccontextmanager
+async def _closed_at_once(clients: QueueClients, stop: Stop) -> AsyncIterator[QueueClients]:
+    """Open clients; closing them waits for long polls that were broken off, but not where somebody insists."""
+    await clients.__aenter__()
+    try:
+        yield clients
+    finally:
+        closing = asyncio.create_task(clients.__aexit__(None, None, None))
+        insisted = asyncio.create_task(stop.insisted.wait())
+        try:
+            await asyncio.wait([closing, insisted], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (closing, insisted):
+                task.cancel()
+            await asyncio.wait([closing, insisted])
+        if not closing.cancelled():
+            closing.result()
 
 
 async def _unless_asked(stop: Stop, work: Coroutine[object, object, T]) -> T | None:

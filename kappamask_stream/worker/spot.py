@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import aiohttp
-from pydantic import AwareDatetime, BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel
 
 if TYPE_CHECKING:
     from kappamask_stream.worker.stop import Stop
@@ -64,7 +64,7 @@ async def watch_spot(stop: Stop, *, grace_s: float) -> None:
         while is_ec2 or failures < _TRIES:
             try:
                 notice = await metadata.notice()
-            except (aiohttp.ClientError, TimeoutError, OSError, _RefusedError, ValidationError):
+            except (aiohttp.ClientError, OSError, _RefusedError, ValueError):  # OSError: TimeoutError, too
                 failures += 1  # once it has answered, it is asked for as long as this process lives
             else:
                 is_ec2 = True
@@ -102,4 +102,7 @@ class _Metadata:
         async with self._session.put(url, headers=headers, allow_redirects=False) as answer:
             if answer.status != HTTPStatus.OK:
                 raise _RefusedError(answer.status)
-            return await answer.text()
+            token = (await answer.read()).decode("ascii", "replace").strip()
+            if not token.isascii() or not token.isprintable():  # a proxy's page, say: it cannot be sent in a header
+                raise _RefusedError(answer.status)
+            return token

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from typing import TYPE_CHECKING
@@ -16,11 +17,14 @@ _CLOSING_S = 1.0
 class Stop:
     """Is asked to end the worker: by signals, by a spot notice. Of several that ask, the earliest deadline counts.
 
-    State: why, and until when, of the request with the earliest deadline; None before the first.
+    State: why, and until when, of the request with the earliest deadline; None before the first; whether somebody
+    insists.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        #: Set once somebody insists: what only takes time is left out then.
+        self.insisted = asyncio.Event()
         self._deadline: float | None = None
         self._tell: list[Callable[[], object]] = []
 
@@ -40,6 +44,16 @@ class Stop:
             self.reason, self._deadline = reason, deadline
             for tell in self._tell:
                 tell()
+
+    def insist(self, reason: str) -> None:
+        """Ask for an end at once, whatever was asked before; nothing is waited for that others do not need.
+
+        Parameters
+        ----------
+        reason : as `ask` takes it; counts where no deadline is over yet.
+        """
+        self.ask(reason, grace_s=0.0)
+        self.insisted.set()
 
     def on_ask(self, tell: Callable[[], object]) -> None:
         """Have `tell` called whenever the deadline changes."""

@@ -133,7 +133,8 @@ class WorkerState:
     slots, busy : messages that may be in work at once, and that are.
     pending : requests pending in the inference server, None where it does not tell.
     queue_waiting, queue_in_work : messages, by the queue's own count; None before the first look.
-    queue_age_s : how long the message that was received last had waited since it was sent.
+    queue_age_s : how long the message that was received for the first time last had waited since it was sent; None
+        before the first, and once nothing waits.
     """
 
     phase: Literal["starting", "taking", "paused", "draining", "ended"]

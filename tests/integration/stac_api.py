@@ -39,6 +39,8 @@ class StacApi:
     faults : for the next requests, one each: a status, or a text that is sent instead of the right one; None is no
         fault.
     searches : parameters of each search request, those of the page among them.
+    holes : numbers of pages that have no Items, though others follow.
+    back_to : number of a page that the last one leads to.
     on_search : called with the number of each search, before it is answered.
     """
 
@@ -50,6 +52,8 @@ class StacApi:
     conforms_to: tuple[str, ...] = (CORE, SEARCH, QUERY)
     faults: deque[int | str | None] = field(default_factory=deque)
     searches: list[dict[str, Any]] = field(default_factory=list)
+    holes: frozenset[int] = frozenset()
+    back_to: int | None = None
     on_search: Callable[[int], None] = lambda _: None
 
     def __enter__(self) -> Self:
@@ -112,10 +116,12 @@ class StacApi:
         count = len(self.items) if self.count is None and not callable(self.items) else self.count or 0
         numbers = range(start, min(start + self.page, count))
         features = [self.items(n) if callable(self.items) else self.items[n] for n in numbers]
-        page = {"type": "FeatureCollection", "features": features, "links": []}
-        if start + self.page < count:
-            page["links"] = [self._next(asked, method, start + self.page)]
-        return page
+        features = [] if start // self.page in self.holes else features
+        following = start + self.page if start + self.page < count else None
+        if following is None and self.back_to is not None:
+            following = self.back_to * self.page
+        links = [] if following is None else [self._next(asked, method, following)]
+        return {"type": "FeatureCollection", "features": features, "links": links}
 
     def _next(self, asked: dict[str, Any], method: str, token: int) -> dict[str, Any]:
         href = "./search" if self.paging == "relative" else f"{self.url}/search"

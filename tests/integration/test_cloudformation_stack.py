@@ -106,6 +106,27 @@ def test_a_topic_of_another_region_reaches_the_queue(client: Callable[..., Any],
     ]
 
 
+def test_of_earth_search_only_its_sentinel_2_items_reach_the_queue(
+    client: Callable[..., Any], stack: dict[str, str]
+) -> None:
+    sns, sqs = client("sns", "us-west-2"), client("sqs")
+    topic = sns.create_topic(Name="cirrus-es-prod-publish")["TopicArn"]
+    wanted = Rendered(SubscribeEarthSearch="true", EarthSearchTopic=topic).resources["EarthSearchSubscription"]
+    sns.subscribe(
+        TopicArn=wanted["TopicArn"],
+        Protocol=wanted["Protocol"],
+        Endpoint=wanted["Endpoint"].replace("Queue.Arn", stack["QueueArn"]),
+        Attributes={name: wanted[name] for name in ("FilterPolicy", "FilterPolicyScope")},
+    )
+    for collection in ("landsat-c2-l2", "sentinel-2-c1-l2a", "sentinel-2-l2a", "sentinel-1-grd"):
+        said = {"collection": {"DataType": "String", "StringValue": collection}}
+        sns.publish(TopicArn=topic, Message=json.dumps({"collection": collection}), MessageAttributes=said)
+    found = sqs.receive_message(QueueUrl=stack["QueueUrl"], WaitTimeSeconds=1, MaxNumberOfMessages=10)["Messages"]
+    assert [json.loads(json.loads(message["Body"])["Message"]) for message in found] == [
+        {"collection": "sentinel-2-l2a"}
+    ]
+
+
 def test_the_bucket_is_private_and_encrypted(client: Callable[..., Any], stack: dict[str, str]) -> None:
     s3 = client("s3")
     bucket = f"{stack['name']}-masks"

@@ -12,6 +12,7 @@ from kappamask_stream.errors import ProductError
 from kappamask_stream.feed import AllowedPlaces
 from kappamask_stream.s3 import Patience, S3Options, Stores
 from kappamask_stream.sources.locate import open_source
+from tests.integration.faulty_s3 import FaultyS3
 from tests.integration.ranged_server import Fault, RangedServer
 from tests.unit.stac_items import earth_search
 
@@ -128,6 +129,32 @@ async def test_where_nothing_says_what_may_be_read_redirects_are_followed_as_eve
     ours.redirects[ITEM] = theirs.url("item.json")
     source = await open_source(ours.url(ITEM), stores=stores)
     assert await source.read("B02_10m.tif", 0, 100) == CONTENT[:100]
+
+
+PAID = "s3://sentinel-s2-l1c/tiles/29/U/NU/2022/10/5/0/{band}.tif"
+
+
+@pytest.mark.parametrize(
+    ("allow", "pays", "said"),
+    [
+        (["s3://sentinel-s2-l1c"], None, "requester"),
+        (["s3://sentinel-s2-l1c"], False, None),
+        (None, None, None),
+        (None, True, "requester"),
+    ],
+)
+@pytest.mark.usefixtures("aws_environment")
+async def test_reader_pays_where_he_has_listed_the_bucket_or_said_so(
+    ours: RangedServer, *, allow: list[str] | None, pays: bool | None, said: str | None
+) -> None:
+    """An Item alone, which may come from a stranger, makes nobody pay."""
+    ours.files[ITEM] = item(PAID)
+    places = None if allow is None else AllowedPlaces.parse([ours.url("ours"), *allow])
+    with FaultyS3({PAID.format(band="B02").removeprefix("s3://"): CONTENT}) as s3:
+        async with Stores(S3Options(endpoint_url=s3.endpoint, requester_pays=pays)) as stores:
+            source = await open_source(ours.url(ITEM), stores=stores, may_read=places and places.allowed)
+            assert await source.read("B02_10m.tif", 0, 100) == CONTENT[:100]
+        assert {request.headers.get("x-amz-request-payer") for request in s3.requests} == {said}
 
 
 async def test_secret_of_a_redirect_is_not_repeated(ours: RangedServer, theirs: RangedServer, stores: Stores) -> None:

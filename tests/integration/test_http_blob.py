@@ -284,6 +284,17 @@ async def test_what_loops(server: RangedServer, store: HttpStore) -> None:
         await store.blob(server.url("loop")).size()
 
 
+@pytest.mark.parametrize(
+    "target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:text/plain,x", "gopher://127.0.0.1/_x"]
+)
+async def test_redirects_off_the_web_are_refused_at_once(server: RangedServer, store: HttpStore, target: str) -> None:
+    server.redirects["away"] = target
+    for read in (store.blob(server.url("away")).size(), store.fetch(server.url("away"), limit=100)):
+        with pytest.raises(ProductError, match="redirected to what is no web address"):
+            await read
+    assert [path for path, _ in server.requests] == ["away", "away"]
+
+
 async def test_closes_twice(server: RangedServer) -> None:
     store = HttpStore()
     await store.blob(server.url("small.json")).size()

@@ -204,8 +204,12 @@ async def test_what_is_no_answer_is_none(content: bytes, status: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", " , ", "triton:8002", "grpc://triton:8002/metrics", "http://", "http:///metrics", "http://[::1"]
-)
+    "url",
+    [
+        "", " , ", "triton:8002", "grpc://triton:8002/metrics", "http://", "http:///metrics", "http://[::1",
+        "http://a..b:8002/metrics", f"http://{'a' * 64}:8002/metrics",
+    ],
+)  # fmt: skip
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match=r"^setting triton_metrics .*http://HOST:8002/metrics"):
         ModelPool(ModelChoice(model="csmask"), Settings(triton="grpc://127.0.0.1:1", triton_metrics=url))

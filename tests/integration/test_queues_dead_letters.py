@@ -9,25 +9,28 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kappamask_stream import __version__
-from kappamask_stream.errors import QueueError, QueueUnavailableError, UsageError
+from kappamask_stream.errors import QueueError, UsageError
 from kappamask_stream.queues import (
+    Draft,
     Message,
     Moved,
     QueueClients,
     QueueOptions,
     SqsQueue,
-    bury,
+    dead_letter_of,
     dead_letter_queue_of,
     looking,
     peek,
     redrive,
+    send_dead_letter,
 )
+from kappamask_stream.queues.drafts import check
 from kappamask_stream.s3.retry import Patience
 from tests.integration.faulty_queues import Fault, FaultyQueues
 from tests.stream.polling import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from tests.integration.queue_servers import QueueServer, ServedQueue
 
@@ -76,12 +79,20 @@ async def received(queue: SqsQueue) -> Message:
 
 
 def buried(reason: str, product: str = "", **more: str) -> dict[str, str]:
-    """Attributes as `bury` gives them."""
+    """Attributes as a dead letter has them."""
     names = {"kappamask_reason": reason, "kappamask_error": "ProductError", "kappamask_product": product}
     return {name: text for name, text in {**names, **more}.items() if text}
 
 
 # --- there ------------------------------------------------------------------------------------------------------------
+
+
+async def bury(
+    queue: SqsQueue, dead: SqsQueue, message: Message, *, reason: str, kind: str, product: str | None = None
+) -> None:
+    """Do what the worker does, one step after the other."""
+    await send_dead_letter(dead, dead_letter_of(queue, message, reason=reason, kind=kind, product=product))
+    await queue.delete(message)
 
 
 async def test_the_dead_letter_queue_is_that_of_the_policy_or_the_one_named(
@@ -164,51 +175,36 @@ async def test_the_largest_body_is_buried_too(
     assert served_queue.counts() == (0, 0)
 
 
-async def test_where_it_cannot_be_sent_nothing_is_deleted(
-    queue: SqsQueue, served_queue: ServedQueue, clients: QueueClients, proxy: FaultyQueues
+async def test_where_the_dead_letter_queue_takes_less_the_message_does_not_come_back_for_ever(
+    queue: SqsQueue, dead: SqsQueue, served_queue: ServedQueue, dead_served: ServedQueue
 ) -> None:
-    served_queue.put("x")
-    message = await received(queue)
-    absent = SqsQueue(f"{queue.url}-absent", clients)
-    with pytest.raises(QueueError, match="no such queue"):
-        await bury(queue, absent, message, reason="r", kind="E")
-    assert not proxy.of("DeleteMessage")
-    await queue.hide(message, 0)
-    assert served_queue.bodies() == ["x"]
+    served_queue.put("x" * 2000, attributes={"source": "topic"})
+    dead_served.server.sqs.set_queue_attributes(QueueUrl=dead_served.url, Attributes={"MaximumMessageSize": "1024"})
+    await bury(queue, dead, await received(queue), reason="r" * 5000, kind="E")
+    (seen,) = dead_served.take()
+    assert seen.attributes == {"kappamask_reason": "r" * 199 + "…"}
+    assert seen.body == "x" * (1024 - 202 - len("kappamask_reasonString"))
+    assert served_queue.counts() == (0, 0)
 
 
-async def test_where_it_cannot_be_deleted_it_is_in_both_and_told(
-    queue: SqsQueue, dead: SqsQueue, served_queue: ServedQueue, dead_served: ServedQueue, proxy: FaultyQueues
-) -> None:
-    served_queue.put("x")
-    message = await received(queue)
-    proxy.faults += [Fault(operation="DeleteMessage", status=500, code="InternalFailure")] * 3
-    with pytest.raises(QueueUnavailableError, match=f"message {message.id}"):
-        await bury(queue, dead, message, reason="r", kind="E")
-    assert dead_served.bodies() == ["x"]
-    assert served_queue.counts() == (0, 1)
+async def test_what_a_queue_would_not_take_is_buried_cleaned() -> None:
+    """Queues other than Amazon's deliver what it refuses."""
+    sent: list[Draft] = []
 
+    class Strict:
+        async def send(self, drafts: Sequence[Draft]) -> list[str]:
+            for draft in drafts:
+                check(draft, "queue", 1024)
+                sent.append(draft)
+            return ["id"]
 
-@pytest.mark.parametrize("operation", ["SendMessageBatch", "DeleteMessage"])
-async def test_a_burial_that_is_cancelled_loses_nothing(
-    operation: str,
-    queue: SqsQueue,
-    dead: SqsQueue,
-    served_queue: ServedQueue,
-    dead_served: ServedQueue,
-    proxy: FaultyQueues,
-) -> None:
-    served_queue.put("x")
-    message = await received(queue)
-    proxy.faults.append(Fault(operation=operation, status=500, code="InternalFailure"))
-    proxy.faults.append(Fault(operation=operation, hold=asyncio.Event()))
-    burying = asyncio.create_task(bury(queue, dead, message, reason="r", kind="E"))
-    await until(lambda: proxy.of(operation))  # the first request for it fails, so it was not carried out
-    burying.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await burying
-    assert served_queue.counts() == (0, 1) or dead_served.bodies() == ["x"]
-    assert (dead_served.counts() == (0, 0)) or operation == "DeleteMessage"
+    letter = Draft(body="a\x00b", attributes={"a..b": "x", "kappamask_reason": "why"})
+    await send_dead_letter(Strict(), letter)
+    assert sent == [Draft(body="a\ufffdb", attributes={"kappamask_reason": "why"})]
+    await send_dead_letter(Strict(), Draft(body=""))
+    assert sent[1:] == [Draft(body="-")]
+    await send_dead_letter(Strict(), replace(letter, body="ü" * 1000))
+    assert sent[2] == Draft(body="ü" * 499, attributes={"kappamask_reason": "why"})
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -286,6 +282,19 @@ async def test_some_go_back_and_the_others_stay_to_be_received(
     assert served_queue.counts() == ((0, 0) if dry_run else (12, 0))
     assert dead_served.counts() == ((24, 0) if dry_run else (12, 0))
     assert {body[0] for body in dead_served.bodies()} == ({"a", "b"} if dry_run else {"b"})
+
+
+@pytest.mark.parametrize("all_queues", [False, True])
+async def test_what_came_from_another_queue_stays(
+    queue: SqsQueue, dead: SqsQueue, served_queue: ServedQueue, dead_served: ServedQueue, *, all_queues: bool
+) -> None:
+    dead_served.put("own", attributes=buried("r", kappamask_queue=queue.url))
+    dead_served.put("moved by SQS")
+    dead_served.put("other", attributes=buried("r", kappamask_queue=f"{queue.url}-other"))
+    dead_served.put("odd", attributes=buried("r", kappamask_queue="nonsense"))
+    moved = await redrive(dead, queue, all_queues=all_queues)
+    assert moved == (Moved(moved=4) if all_queues else Moved(moved=2, kept=2))
+    assert sorted(dead_served.bodies()) == ([] if all_queues else ["odd", "other"])
 
 
 async def test_no_more_than_asked_for_go_back(

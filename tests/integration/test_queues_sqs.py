@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kappamask_stream.errors import QueueError, QueueUnavailableError, UsageError
+from kappamask_stream.errors import MessageRefusedError, QueueError, QueueUnavailableError, UsageError
 from kappamask_stream.queues import Draft, QueueClients, QueueOptions, SqsQueue
 from kappamask_stream.s3.retry import Patience
 from tests.integration.faulty_queues import FaultyQueues
@@ -97,7 +97,7 @@ async def test_a_large_message_goes_and_one_that_is_too_large_is_named(
     drafts = [Draft(body="a"), Draft(body="b" * (1024 * 1024 + 1)), Draft(body="c" * 900_000), Draft(body="")]
     with pytest.raises(QueueError) as caught:
         await queue.send(drafts)
-    assert type(caught.value) is QueueError
+    assert type(caught.value) is MessageRefusedError
     assert str(caught.value) == (
         f"2 of 4 messages were not sent (number 2, 4), the others were; queue {queue.url}: a message has 1048577 bytes "
         "with its attributes, 1048576 are the most: name what it holds instead of holding it"

@@ -306,8 +306,42 @@ def test_paging_in_a_circle_is_noticed(submit: Callable[..., Ended], served_queu
     with StacApi(lambda _: item(0), count=1000, page=1) as api:
         ended = submit("--queue", served_queue.url, "--stac-api", api.url, *ALL_TIME)
     assert ended.code == 3
-    assert "gives the same page again and again" in ended.err
+    assert "gives the same pages again and again" in ended.err
     assert len(api.searches) == 2
+
+
+@pytest.mark.parametrize("methods", [("POST",), ("GET",)])
+def test_pages_without_items_do_not_end_a_search(
+    submit: Callable[..., Ended], served_queue: ServedQueue, methods: tuple[str, ...]
+) -> None:
+    with StacApi(item, count=12, methods=methods, holes=frozenset({0, 2})) as api:
+        ended = submit("--queue", served_queue.url, "--stac-api", api.url, *ALL_TIME)
+    assert (ended.code, ended.err) == (0, "6 products: 6 sent\n")
+    assert names(served_queue) == [name(number) for number in (3, 4, 5, 9, 10, 11)]
+
+
+@pytest.mark.parametrize("methods", [("POST",), ("GET",)])
+def test_pages_that_lead_to_each_other_are_noticed(
+    submit: Callable[..., Ended], served_queue: ServedQueue, methods: tuple[str, ...]
+) -> None:
+    with StacApi(item, count=9, methods=methods, back_to=1) as api:
+        ended = submit("--queue", served_queue.url, "--stac-api", api.url, *ALL_TIME)
+    assert ended.code == 3
+    assert "gives the same pages again and again: its paging is broken" in ended.err
+    assert len(api.searches) <= 6
+    assert names(served_queue) == [name(number) for number in range(9)]
+
+
+def test_features_that_are_no_items_and_items_of_another_mission_are_said(
+    submit: Callable[..., Ended], served_queue: ServedQueue
+) -> None:
+    landsat = {**item(1), "id": "LC09_1", "properties": {"platform": "landsat-9"}}
+    with StacApi([item(0), landsat, "nonsense"]) as api:  # type: ignore[list-item]
+        ended = submit("--queue", served_queue.url, "--stac-api", api.url, *ALL_TIME)
+    assert ended.code == 1
+    assert "the STAC Item 'LC09_1' is of no Sentinel-2 product" in ended.err
+    assert "a feature is 'nonsense', a STAC Item is expected" in ended.err
+    assert names(served_queue) == [name(0)]
 
 
 # Going on.

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from kappamask_stream.errors import ContractError, ServerUnavailableError
+from kappamask_stream.errors import ContractError, ModelChangedError, ServerUnavailableError
 from kappamask_stream.inference import InFlightWindow, RetryPolicy, TritonClient, infer_with_retry
+from kappamask_stream.inference import triton as client_module
 from kappamask_stream.models import ModelChoice, ModelPool
 from kappamask_stream.settings import Settings
 from tests.integration.dns_server import NameServer, name_server
@@ -255,11 +256,82 @@ async def test_a_mask_that_is_begun_with_one_network_is_not_ended_with_another(
         replica.contract = others
         monkeypatch.setattr("kappamask_stream.inference.triton._CONFIRM_S", 0.0)
         for _ in range(2):
-            with pytest.raises(ContractError, match="serves another test_l2a than before: weights_sha256") as caught:
+            with pytest.raises(ModelChangedError, match="another test_l2a than before: weights_sha256") as caught:
                 await client.infer(tile_for(client))
-            assert not caught.value.retryable
+            assert caught.value.retryable, "begun anew it takes the other network"
         assert repr(client) == f"<TritonClient test_l2a at grpc://127.0.0.1:{port}, outdated>"
         assert replica.tiles == 2
+
+
+async def test_a_server_that_comes_back_with_another_network_gets_no_tile(
+    contract: ModelContract, others: ModelContract
+) -> None:
+    """Deployed by Recreate, within the half minute in which nobody looks."""
+    other = Replica(others)
+    async with AsyncExitStack() as stack:
+        server, port = await stack.enter_async_context(serving(Replica(contract)))
+        client = await stack.enter_async_context(await TritonClient.connect(f"grpc://127.0.0.1:{port}", contract.name))
+        assert await answered(client, 2) == 0
+        assert not client.is_doubtful
+        await server.stop(None)
+        sending = asyncio.create_task(answered(client, 4))
+        assert not (await asyncio.wait([sending], timeout=0.3))[0]
+        assert client.is_doubtful
+        await stack.enter_async_context(serving(other, f"127.0.0.1:{port}"))
+        with pytest.raises(ModelChangedError, match="serves another test_l2a than before"):
+            await sending
+        assert other.tiles == 0
+
+
+async def test_what_was_read_before_a_connection_was_lost_confirms_nothing(
+    contract: ModelContract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lost(Replica):
+        async def ModelInfer(self, request: object, context: grpc.aio.ServicerContext) -> None:  # noqa: N802
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+    async with (
+        serving(Lost(contract)) as (_, port),
+        await TritonClient.connect(f"grpc://127.0.0.1:{port}", contract.name) as client,
+    ):
+        read = client_module.contract_of
+
+        async def slowly(*arguments: object) -> ModelContract:
+            found = await read(*arguments)
+            with pytest.raises(ServerUnavailableError):
+                await client.infer(tile_for(client))
+            return found
+
+        monkeypatch.setattr(client_module, "contract_of", slowly)
+        await client.confirm()
+        assert client.is_doubtful
+        monkeypatch.undo()
+        await client.confirm()
+        assert not client.is_doubtful
+
+
+async def test_a_server_that_cannot_say_what_it_serves_gets_no_tile(contract: ModelContract) -> None:
+    class Silent(Replica):
+        is_silent = False
+
+        async def ModelConfig(self, request: object, context: grpc.aio.ServicerContext) -> object:  # noqa: N802
+            if self.is_silent:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+            return await super().ModelConfig(request, context)
+
+    replica = Silent(contract)
+    async with (
+        serving(replica) as (_, port),
+        await TritonClient.connect(f"grpc://127.0.0.1:{port}", contract.name) as client,
+    ):
+        replica.is_silent = True
+        with pytest.raises(ServerUnavailableError):
+            await client.confirm()
+        with pytest.raises(ServerUnavailableError):
+            await client.infer(tile_for(client))
+        assert replica.tiles == 0
+        replica.is_silent = False
+        assert await answered(client, 2) == 0
 
 
 @pytest.fixture

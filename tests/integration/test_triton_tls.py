@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from tritonclient._request import Request
 
 from kappamask_stream.errors import ServerError, ServerUnavailableError, UsageError
 from kappamask_stream.inference import InFlightWindow, RetryPolicy, TritonClient, connect, infer_with_retry
@@ -321,6 +322,25 @@ async def test_a_token_that_is_refused_is_said_without_it(token: Path, csmask_co
             told += traceback.format_exception(caught.value)
             assert "first-secret" not in "".join(told)
             assert repr(BearerToken(token)) == f"<BearerToken of {token}>"
+
+
+def test_tokens_that_were_sent_before_are_hidden_too(token: Path, looking: None) -> None:
+    """An answer to a request with the former token may come after the file was replaced."""
+    plugin, request = BearerToken(token), Request({})  # type: ignore[no-untyped-call]
+
+    def send(secret: str) -> None:
+        written = token.with_name("written")
+        written.write_text(secret)
+        written.replace(token)
+        plugin(request)
+
+    for number in range(6):
+        send(f"secret-{number}")
+        plugin(request)  # and what did not change is no former one
+    assert request.headers["authorization"] == "Bearer secret-5"
+    assert plugin.hide("no: Bearer secret-5, secret-4, secret-1, secret") == "no: Bearer …, …, …, secret"
+    send("secret-5-longer")
+    assert plugin.hide("secret-5-longer and secret-5") == "… and …"
 
 
 @pytest.mark.integration

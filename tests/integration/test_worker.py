@@ -192,8 +192,7 @@ def test_poison_goes_to_the_dead_letter_queue_at_once_with_its_reason(plant: Pla
     band = next(key for key in archive.store.objects if archive.names[9] in key and key.endswith("B8A_20m.jp2"))
     whole = archive.store.objects[band]
     archive.store.objects[band] = whole[: len(whole) // 2]
-    ids = plant.queue.put("what is this?", missing, archive.message(9), s3_signed := f"{archive.where(9)}../../x")
-    assert s3_signed
+    ids = plant.queue.put("what is this?", missing, archive.message(9), f"{archive.where(9)}../../x")
     assert [plant.outcome(id_)["outcome"] for id_ in ids] == ["poison"] * 4
     archive.store.objects[band] = whole
     settled(plant.queue)
@@ -201,11 +200,9 @@ def test_poison_goes_to_the_dead_letter_queue_at_once_with_its_reason(plant: Pla
     dead = {seen.attributes["kappamask_message_id"]: seen for seen in plant.queue.dead.take()}
     assert set(dead) == set(ids)
     told = [dead[id_] for id_ in ids]
-    assert [seen.attributes["kappamask_error"] for seen in told][:3] == [
-        "MessageError",
-        "ProductError",
-        "CodestreamError",
-    ]
+    assert [seen.attributes["kappamask_error"] for seen in told] == [
+        "MessageError", "ProductError", "CodestreamError", "MessageError",
+    ]  # fmt: skip
     assert told[0].body == "what is this?"
     assert "'what is this?' is no Sentinel-2 product name" in told[0].attributes["kappamask_reason"]
     assert f"holds no {missing}" in told[1].attributes["kappamask_reason"]

@@ -14,6 +14,7 @@ from kappamask_stream.errors import (
     ContractError,
     KappaMaskError,
     OutputError,
+    QueueAccessError,
     QueueError,
     QueueUnavailableError,
     ServerUnavailableError,
@@ -83,6 +84,8 @@ _QUEUE, _TOPIC = "http://127.0.0.1:{port}/123456789012/absent", "arn:aws:sns:us-
         ({"emit": _TOPIC}, QueueError, "there is no such topic"),
         ({"emit": _QUEUE}, QueueError, "there is no such queue"),
         ({"emit": "nonsense"}, UsageError, "nonsense"),
+        ({"emit": "{queue}"}, UsageError, "is the queue that products come from: what is told of masks needs"),
+        ({"dead_letter_queue": "{other}", "emit": "{other}"}, UsageError, "is the dead-letter queue: what is told"),
         ({"output": "/proc/masks"}, OutputError, "/proc/masks"),
         ({"output": "s3://there-is-no-such-bucket/masks"}, OutputError, "there is no bucket there-is-no-such-bucket"),
         ({"triton": "grpc://127.0.0.1:1"}, ServerUnavailableError, "no server answers at grpc://127.0.0.1:1"),
@@ -102,7 +105,7 @@ async def test_what_is_not_there_is_named_before_a_message_is_taken(
     hasty = Patience(attempts=1)
     monkeypatch.setattr(assembly, "queue_options", lambda settings: replace(queue_options(settings), patience=hasty))
     port = moto_store.endpoint.rpartition(":")[2]
-    fill = {"queue": served_queue.url, "port": port}
+    fill = {"queue": served_queue.url, "other": served_queue.server.make_queue().url, "port": port}
     changed = {name: value.format(**fill) if isinstance(value, str) else value for name, value in changed.items()}
     served_queue.put("a message")
     with pytest.raises(kind) as caught:
@@ -136,7 +139,7 @@ async def test_who_may_only_publish_may_begin(service: dict[str, Any], monkeypat
 
     async def call(self: QueueClients, call: Call) -> dict[str, Any]:
         if call.operation == "get_topic_attributes":
-            raise QueueError(f"{call.what}: access is refused: 403 AuthorizationError: check the credentials")
+            raise QueueAccessError(f"{call.what}: access is refused")
         return await real(self, call)
 
     monkeypatch.setattr(QueueClients, "call", call)
@@ -159,20 +162,20 @@ async def test_told_to_stop_while_it_starts_it_ends_at_once(
     assert stop.seconds_left > 90
 
 
-def test_signals_end_an_idle_worker_with_0_and_a_failing_start_with_its_own_code(
+def test_signals_end_an_idle_worker_with_0_once_or_twice_and_a_failing_start_with_its_own_code(
     service: dict[str, Any], moto_store: MotoStore
 ) -> None:
     arguments = [
         "--queue", service["queue"], "--queue-endpoint", moto_store.endpoint, "--output", str(service["output"]),
         "--level", "L2A", "--model", "null_l2a", "--triton", service["triton"], "--listen", "127.0.0.1:0",
     ]  # fmt: skip
-    with WorkerProcess(*arguments, settings={"queue_wait_s": "20"}) as worker:
+    with WorkerProcess(*arguments, "--grace-s", "0", settings={"queue_wait_s": "20"}) as worker:
         worker.wait_for("worker", phase="taking")
         worker.process.send_signal(signal.SIGINT)
         worker.wait_for("worker", phase="ended")
         # Ended, but for its long poll, which would be waited for: once more, and it is not.
         worker.process.send_signal(signal.SIGINT)
-        assert worker.ended() == 130
+        assert worker.process.wait(15) == 0
     with WorkerProcess(*arguments, "--level", "L1C") as worker:
         assert worker.ended() == 2
         (line,) = worker.other

@@ -20,6 +20,7 @@ class FakeInference:
     Attributes
     ----------
     failures : errors raised one after the other before answers are given.
+    doubts : the same, where it is asked whether it still serves what the contract says.
     delay_s : seconds each answer takes (0 still yields to the loop).
     sent : how often each tile was sent, by name.
     """
@@ -29,6 +30,7 @@ class FakeInference:
         self.threshold = threshold
         self.delay_s = delay_s
         self.failures: deque[Exception] = deque()
+        self.doubts: deque[Exception] = deque()
         self.fail_tile: tuple[str, Exception] | None = None
         self.sent: Counter[str] = Counter()
         self.in_flight = 0
@@ -62,8 +64,9 @@ class FakeInference:
     async def is_ready(self) -> bool:
         return True
 
-    async def require_unchanged(self) -> None:
-        pass
+    async def confirm(self) -> None:
+        if self.doubts:
+            raise self.doubts.popleft()
 
     async def batch_sizes(self) -> BatchSizes:
         return BatchSizes(reason="a fake forms no batches")

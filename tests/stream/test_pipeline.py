@@ -16,6 +16,7 @@ from kappamask_stream.errors import (
     InferenceError,
     InferenceTimeoutError,
     KappaMaskError,
+    ModelChangedError,
     ProductError,
     ServerOverloadedError,
     ServerUnavailableError,
@@ -290,6 +291,23 @@ async def test_a_tile_that_always_fails_fails_its_product_and_leaves_nothing(
         assert asyncio.all_tasks() == tasks
         # Not one credit may be lost, or other products would starve in the end.
         assert (model.credits._value, model.window.in_flight) == (credit_total, 0)
+
+
+@pytest.mark.parametrize("doubt", [ModelChangedError("other weights"), ServerUnavailableError("gone")])
+async def test_what_cannot_be_said_to_be_of_one_network_is_not_published(
+    l2a_scene: Scene, coarse_l2a: ModelContract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, doubt: KappaMaskError
+) -> None:
+    """All tiles are answered; then the server is another one, or nobody tells."""
+    quick_retries(monkeypatch)
+    client = Network(coarse_l2a)
+    client.doubts.extend([doubt] * 100_000)
+    with pytest.raises(type(doubt), match=str(doubt)):
+        await masked(l2a_scene, client, tmp_path, settings=Settings(server_wait_s=0.02))
+    assert client.sent
+    assert names_in(tmp_path) == []
+    client.doubts.clear()
+    client.doubts.append(ServerUnavailableError("gone"))
+    assert (await masked(l2a_scene, client, tmp_path)).retries == 1
 
 
 async def test_a_server_that_gives_no_probabilities_cannot_blend(

@@ -9,10 +9,12 @@ from kappamask_stream.contract import ModelContract
 from kappamask_stream.errors import (
     InferenceError,
     InferenceTimeoutError,
+    ModelChangedError,
+    ServerFaultError,
     ServerOverloadedError,
     ServerUnavailableError,
 )
-from kappamask_stream.inference import InFlightWindow, RetryPolicy, TileRequest, infer_with_retry
+from kappamask_stream.inference import InFlightWindow, RetryPolicy, TileRequest, confirm_with_retry, infer_with_retry
 from tests.stream.fakes import FakeInference
 
 QUICK = {"backoff_s": 0.0005, "backoff_max_s": 0.001}
@@ -30,6 +32,7 @@ def request_for(contract: ModelContract) -> TileRequest:
         ServerOverloadedError("full"),
         ServerUnavailableError("gone"),
         InferenceTimeoutError("late"),
+        ServerFaultError("no memory"),
         InferenceError("once"),
     ],
 )
@@ -73,6 +76,23 @@ async def test_a_tile_that_always_fails_gives_up_after_its_attempts(csmask_contr
             client, request_for(csmask_contract), window=InFlightWindow(4), policy=RetryPolicy(attempts=3, **QUICK)
         )
     assert sum(client.sent.values()) == 3
+
+
+async def test_a_look_at_the_model_has_the_same_patience(csmask_contract: ModelContract) -> None:
+    client, notes = FakeInference(csmask_contract), []
+    client.doubts.extend([ServerUnavailableError("gone"), ServerOverloadedError("full")])
+    policy = RetryPolicy(server_wait_s=0.05, **QUICK)
+    await confirm_with_retry(client, "P", policy=policy, on_retry=lambda *said: notes.append(said))
+    assert notes == [
+        ("ServerUnavailableError", "P: gone; trying again"), ("ServerOverloadedError", "P: full; trying again"),
+    ]  # fmt: skip
+    client.doubts.extend([ServerUnavailableError("gone")] * 10_000)
+    with pytest.raises(ServerUnavailableError, match=r"^P: gone \(tried \d+ times\)"):
+        await confirm_with_retry(client, "P", policy=policy)
+    client.doubts.clear()
+    client.doubts.append(ModelChangedError("another"))
+    with pytest.raises(ModelChangedError, match=r"^another$"):
+        await confirm_with_retry(client, "P", policy=policy)
 
 
 async def test_a_dead_server_is_waited_for_as_long_as_said(csmask_contract: ModelContract) -> None:

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from kappamask_stream.cli import worker as module
 from kappamask_stream.errors import UsageError
+from kappamask_stream.feed.types import ProductRef
+from kappamask_stream.names import parse_product_name
 from kappamask_stream.settings import Settings
 from kappamask_stream.stac import StacExtra
 
@@ -73,11 +75,19 @@ def test_flags_arrive(asked: Callable[..., Service]) -> None:
 
 def test_of_an_area_only_products_are_wanted_that_meet_it(asked: Callable[..., Service]) -> None:
     """Others could never be done."""
+    berlin, toulouse, guiana = (
+        ProductRef(
+            kind="name", name=parse_product_name(f"S2A_MSIL2A_20260701T095031_N0511_R079_{tile}_20260701T131212")
+        )
+        for tile in ("T33UUU", "T31TCJ", "T22NBM")
+    )
+    outside = "it lies outside the area that is masked (--aoi)"
     service = asked("--aoi", EUROPE)
     assert service.order.options.aoi is not None
-    area = repr(service.wanted.within)
-    assert area == repr(asked("--within", EUROPE).wanted.within)
-    assert area != repr(asked("--aoi", EUROPE, "--within", "0,40,1,41").wanted.within)
+    assert [service.wanted.reason(ref) for ref in (berlin, toulouse, guiana)] == [None, None, outside]
+    both = asked("--aoi", EUROPE, "--within", "10,0,30,60").wanted
+    assert [both.reason(ref) for ref in (berlin, toulouse)] == [None, "it lies outside the area (--within)"]
+    assert asked("--aoi", EUROPE, "--within=-60,0,-40,60").wanted.reason(guiana) == outside
 
 
 def test_what_excludes_each_other_is_refused(asked: Callable[..., Service]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -53,6 +54,7 @@ class Workers(RuleBasedStateMachine):
         self.clock.start()
         asyncio.set_event_loop(self.loop)
         self.workers: list[Scene] = []
+        self.started = 0
         self.lines: dict[int, Line] = {}
         self.put: dict[str, list[str]] = {}
         self.fate: dict[int, str] = {}
@@ -97,6 +99,7 @@ class Workers(RuleBasedStateMachine):
                 visibility_s=visibility_s, retry_after_s=5, retry_most_s=60, poison_in_a_row=4,
             )  # fmt: skip
             scene.start()
+            self.started += 1
             self.lines[id(scene)] = line
             self.workers.append(scene)
 
@@ -152,6 +155,12 @@ class Workers(RuleBasedStateMachine):
         for id_, products in self.put.items():
             if id_ not in self.queue.messages:
                 assert self._is_accounted_for(products), f"{id_} is gone"
+
+    @invariant()
+    def no_worker_buries_a_message_twice(self) -> None:
+        """One that cannot delete what it buried, or is killed before it can, may have others bury it again."""
+        letters = Counter(stored.body for stored in self.dead.messages.values()) if hasattr(self, "dead") else Counter()
+        assert max(letters.values(), default=0) <= self.started, letters
 
     def _is_accounted_for(self, products: list[str]) -> bool:
         wanted = {name for name in products if not FATES[self._fate_of(name)][9:]}

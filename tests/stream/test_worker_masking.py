@@ -36,6 +36,7 @@ from kappamask_stream.stac import StacExtra, is_deprecated
 from kappamask_stream.synth import write_product
 from kappamask_stream.worker.keys import variant_of
 from kappamask_stream.worker.masking import Masking
+from kappamask_stream.worker.supersede import Versions, supersede
 from kappamask_stream.worker.types import Finished, Job
 from tests.stream.fakes import FakeInference
 from tests.stream.polling import until
@@ -445,6 +446,20 @@ async def test_where_nobody_can_be_told_the_mask_stays_and_the_next_delivery_tel
     assert (finished.result, dict(client.sent)) == (None, sent)
     assert told.events == [("created", name_of(old))]
     assert await stands(finished)
+
+
+async def test_an_item_that_is_gone_again_is_not_told(
+    old: Path, coarse_l2a: ModelContract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody deleted an older version's mask after it had been deprecated."""
+
+    async def gone(*arguments: Any) -> Versions:
+        return replace(await supersede(*arguments), changed=frozenset({"an older one"}))
+
+    monkeypatch.setattr("kappamask_stream.worker.masking.supersede", gone)
+    told = Told()
+    await work(FakeInference(coarse_l2a), tmp_path, job_of(old), sink=told)
+    assert told.events == [("created", name_of(old))]
 
 
 # Older and newer versions

@@ -96,7 +96,8 @@ class Worker:
         properties = {
             "s2:product_uri": f"{self.product}.SAFE", "kappamask:fingerprint": self.plan.fingerprint, "by": self.pixels
         }  # fmt: skip
-        return {"stac_extensions": ["https://a/file"], "properties": properties, "links": [], "assets": assets}
+        parts = {"stac_extensions": ["https://a/file"], "links": [], "bbox": [0, 0, 1, 1]}
+        return {**parts, "properties": properties, "assets": assets}
 
     async def publish(self) -> bool | None:
         """Return whether it wrote the mask; None where one was there already."""

@@ -15,9 +15,17 @@ from hypothesis import strategies as st
 from kappamask_stream.errors import (
     ContractError,
     InferenceError,
+    InferenceTimeoutError,
     InternalError,
+    KappaMaskError,
+    OutputError,
     OutputUnavailableError,
     ProductError,
+    QueueUnavailableError,
+    ServerOverloadedError,
+    ServerUnavailableError,
+    StoreAccessError,
+    StoreCredentialsError,
     StoreUnavailableError,
     error_kinds,
 )
@@ -47,17 +55,23 @@ MEANINGS = {
     "MessageError": ("poison", "message"),
     "StoreError": ("poison", "message"),
     "StoreCredentialsError": ("retry", "surroundings"),
+    "StoreAccessError": ("retry", "unclear"),
+    "StoreChangedError": ("retry", "passing"),
     "StoreUnavailableError": ("retry", "passing"),
     "ServerError": ("retry", "surroundings"),
     "ServerSetupError": ("retry", "surroundings"),
     "ContractError": ("retry", "surroundings"),
+    "ModelChangedError": ("retry", "passing"),
     "ServerUnavailableError": ("retry", "passing"),
     "ServerOverloadedError": ("retry", "passing"),
     "InferenceTimeoutError": ("retry", "passing"),
+    "ServerFaultError": ("retry", "unclear"),
     "InferenceError": ("poison", "message"),
     "OutputError": ("retry", "surroundings"),
     "OutputUnavailableError": ("retry", "passing"),
     "QueueError": ("retry", "surroundings"),
+    "QueueAccessError": ("retry", "surroundings"),
+    "MessageRefusedError": ("poison", "message"),
     "QueueUnavailableError": ("retry", "passing"),
     "InternalError": ("poison", "message"),
 }
@@ -74,7 +88,8 @@ def test_every_error_of_the_tree_has_a_meaning_for_its_message() -> None:
 
 @pytest.mark.parametrize(("cause", "outcome"), [
     (MemoryError(), "retry"), (OSError(24, "Too many open files"), "retry"), (KeyError("x"), "poison"),
-    (RuntimeError("a bug"), "poison"),
+    (RuntimeError("a bug"), "poison"), (RuntimeError("can't start new thread"), "retry"),
+    (RuntimeError("cannot schedule new futures after shutdown"), "retry"),
 ])  # fmt: skip
 def test_a_machine_at_its_end_is_not_the_messages_fault(cause: Exception, outcome: str) -> None:
     error = InternalError("a fault")
@@ -180,10 +195,19 @@ def test_pauses_double_and_what_fails_during_one_counts_once() -> None:
     in_virtual_time(scenario())
 
 
+DONE, FILTERED, RELEASED = (Verdict(outcome=outcome) for outcome in ("done", "filtered", "released"))
+
+
+def new_breaker() -> Breaker:
+    return Breaker(
+        poison_in_a_row=3, pauses=Pauses(first_s=5, most_s=15), poison_pauses=Pauses(first_s=5, most_s=10)
+    )  # fmt: skip
+
+
 def test_only_poison_without_a_success_between_counts_as_in_a_row() -> None:
-    breaker = Breaker(poison_in_a_row=3, pauses=Pauses(first_s=5, most_s=15))
-    poison, done = verdict_of(ProductError("x")), Verdict(outcome="done")
-    others = [Verdict(outcome="filtered"), Verdict(outcome="released"), verdict_of(StoreUnavailableError("x"))]
+    breaker = new_breaker()
+    poison, done = verdict_of(ProductError("x")), DONE
+    others = [FILTERED, RELEASED, verdict_of(StoreUnavailableError("x"))]
     for verdict in [poison, poison, done, poison, *others, poison]:
         breaker.note(verdict)
         assert breaker.trouble.reason is None
@@ -197,10 +221,72 @@ def test_only_poison_without_a_success_between_counts_as_in_a_row() -> None:
     assert repr(breaker) == "<Breaker closed>"
 
 
-def test_surroundings_open_at_once() -> None:
-    breaker = Breaker(poison_in_a_row=3, pauses=Pauses(first_s=5, most_s=15))
-    breaker.note(verdict_of(ContractError("no such model")))
-    assert breaker.trouble.reason == "ContractError: no such model"
+@pytest.mark.parametrize(
+    "error",
+    [
+        ContractError("no such model"), StoreCredentialsError("expired"), ServerUnavailableError("nobody answers"),
+        OutputUnavailableError("away"), QueueUnavailableError("away"),
+    ],
+)  # fmt: skip
+def test_what_every_message_needs_opens_at_once(error: KappaMaskError) -> None:
+    breaker = new_breaker()
+    breaker.note(verdict_of(error))
+    assert breaker.pause == f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize(
+    "error", [StoreUnavailableError("x"), ServerOverloadedError("x"), InferenceTimeoutError("x"), StoreAccessError("x")]
+)
+def test_what_may_be_one_products_opens_after_three_without_a_success_between(error: KappaMaskError) -> None:
+    breaker, failed = new_breaker(), verdict_of(error)
+    for verdict in (failed, failed, DONE, failed, FILTERED, failed, RELEASED):
+        breaker.note(verdict)
+        assert breaker.trouble.reason is None
+    breaker.note(failed)
+    assert breaker.pause == f"3 messages in a row have failed, the last because of {type(error).__name__}: x"
+
+
+def test_a_pause_that_is_over_is_no_reason_any_more_and_what_is_filtered_lets_others_pass() -> None:
+    async def scenario() -> None:
+        import asyncio
+
+        breaker = new_breaker()
+        breaker.note(verdict_of(OutputError("no permission")))
+        breaker.note(FILTERED)
+        assert (breaker.pause, breaker.is_trying) == ("OutputError: no permission", False), "it proves nothing"
+        await asyncio.sleep(5)
+        assert (breaker.pause, breaker.is_trying) == (None, True)
+        assert breaker.trouble == Trouble(reason="OutputError: no permission"), "one is tried"
+        breaker.is_at_trial = True
+        assert breaker.pause == "OutputError: no permission", "what tries it may find it as it was"
+        breaker.note(FILTERED)
+        assert breaker.trouble == QUIET
+        breaker.still("output: no permission")
+        assert breaker.trouble == Trouble(reason="output: no permission", wait_s=10), "the next pause is longer still"
+
+    in_virtual_time(scenario())
+
+
+def test_poison_pauses_for_less_long_than_an_outage_which_counts_where_there_are_both() -> None:
+    async def scenario() -> None:
+        import asyncio
+
+        breaker, seen = new_breaker(), []
+        for _ in range(2):
+            breaker.note(verdict_of(ProductError("x")))
+        for _ in range(4):
+            breaker.note(verdict_of(ProductError("x")))
+            seen.append(breaker.trouble.wait_s)
+            await asyncio.sleep(seen[-1])
+        assert seen == [5, 10, 10, 10]
+        for _ in range(3):
+            breaker.still("triton: away")
+            await asyncio.sleep(breaker.trouble.wait_s)
+        breaker.note(verdict_of(ProductError("x")))
+        breaker.still("triton: away")
+        assert breaker.trouble == Trouble(reason="triton: away", wait_s=15)
+
+    in_virtual_time(scenario())
 
 
 @pytest.mark.parametrize(
@@ -218,11 +304,48 @@ def test_a_loaded_server_closes_admission_and_half_of_it_opens(counts: list[floa
     async def unused() -> float | None:
         raise AssertionError
 
-    admission = Admission(unused, most=100, on_change=lambda: changes.append(admission.reason))
+    admission = Admission(
+        unused, most=100, on_change=lambda: changes.append(admission.reason), on_fault=lambda *_: None
+    )  # fmt: skip
     for count in counts:
         admission.see(count)
     assert (admission.reason is not None) == closed
     assert [change is not None for change in changes] == [n % 2 == 0 for n in range(len(changes))]
+
+
+def test_a_look_that_fails_or_hangs_in_whatever_way_is_not_known_and_told_once() -> None:
+    async def scenario() -> None:
+        import asyncio
+
+        looks: list[Exception | float] = [200.0] * 3
+        told: list[tuple[str, str]] = []
+
+        async def ask() -> float | None:
+            look = looks.pop(0) if looks else 0.0
+            if isinstance(look, Exception):
+                raise look
+            if look < 0:
+                await asyncio.Event().wait()
+            return look
+
+        admission = Admission(ask, most=100, on_change=lambda: None, on_fault=lambda *said: told.append(said))
+        watch = asyncio.create_task(admission.watch())
+        await asyncio.sleep(7)
+        assert admission.reason is not None
+        looks += [UnicodeError("label too long"), KeyError("x"), ServerUnavailableError("x")]
+        await asyncio.sleep(9)
+        assert (admission.reason, admission.pending, watch.done()) == (None, None, False)
+        assert [cause for cause, _ in told] == ["InternalError"]
+        assert told[0][1].startswith("how full the inference server is cannot be told: UnicodeError: label too long")
+        looks += [7.0, -1.0]
+        await asyncio.sleep(3)
+        assert admission.pending == 7
+        await asyncio.sleep(14)
+        assert (admission.pending, len(told)) == (None, 2)
+        watch.cancel()
+        await asyncio.wait([watch])
+
+    in_virtual_time(scenario())
 
 
 # What fits
@@ -251,6 +374,8 @@ def test_the_earliest_deadline_counts_and_is_told() -> None:
         assert (stop.reason, stop.seconds_left, told) == ("spot", 30, ["SIGTERM", "spot"])
         await asyncio.sleep(31)
         assert stop.seconds_left == 0
+        stop.insist("SIGTERM once more")
+        assert (stop.reason, stop.insisted.is_set()) == ("spot", True), "also where the deadline is over"
 
     in_virtual_time(scenario())
 
@@ -295,6 +420,24 @@ def fails(error: Exception) -> Callable[[], Any]:
     return answer
 
 
+async def fine() -> None:
+    """Stand for an output that can be written."""
+
+
+async def full() -> None:
+    raise OutputError("no space")
+
+
+def new_probe(
+    answer: Callable[[], Any],
+    queue: FakeQueue,
+    pause: Callable[[], str | None] = lambda: None,
+    try_output: Callable[[], Any] = fine,
+) -> WorkerProbe:
+    models: Any = Models(answer)
+    return WorkerProbe(models=models, levels=("L2A",), queue=queue, try_output=try_output, pause=pause)
+
+
 @pytest.mark.parametrize(
     ("answer", "queue_fails", "pause", "expected"),
     [
@@ -314,10 +457,30 @@ def test_readiness_names_the_part_that_is_not_there(
     async def scenario() -> dict[str, str | None]:
         queue = FakeQueue()
         queue.failing["stats"] = queue_fails
-        probe = WorkerProbe(models=Models(answer), levels=("L2A",), queue=queue, pause=lambda: pause)  # type: ignore[arg-type]
+        probe = new_probe(answer, queue, lambda: pause)
         starting = await probe()
         assert set(starting.values()) == {"the worker is starting"}
         probe.is_starting = False
         return await probe()
 
     assert in_virtual_time(scenario()) == dict(zip(("triton", "queue", "worker"), expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("answer", "queue_fails", "try_output", "expected"),
+    [
+        (lambda: Model(ready=True), [], fine, None),
+        (lambda: Model(ready=False), [], fine, "triton: the server does not serve csmask_l2a now"),
+        (fails(InferenceError("down")), [1e6], full, "triton: down; queue: no answer within 30 s; output: no space"),
+        (lambda: Model(ready=True), [6.0], fine, None),
+    ],
+)
+def test_before_a_message_is_tried_after_a_pause_the_output_is_asked_too_and_all_have_more_time(
+    answer: Callable[[], Any], queue_fails: list[Exception | float], try_output: Callable[[], Any], expected: str | None
+) -> None:
+    async def scenario() -> str | None:
+        queue = FakeQueue()
+        queue.failing["stats"] = queue_fails
+        return await new_probe(answer, queue, try_output=try_output).why_not()
+
+    assert in_virtual_time(scenario()) == expected

@@ -13,12 +13,13 @@ import pytest
 from kappamask_stream.cli.event_loop import run_command
 from kappamask_stream.errors import OutputError
 from kappamask_stream.worker.stop import Stop
+from tests.stream.polling import DEADLINE_S
 
 
 def steps(stop: Stop) -> tuple[object, ...]:
     return (
         lambda number: stop.ask(number.name, grace_s=100),
-        lambda number: stop.ask(f"{number.name} once more", grace_s=0),
+        lambda number: stop.insist(f"{number.name} once more"),
     )
 
 
@@ -43,6 +44,20 @@ def test_a_signal_asks_such_a_command_to_end_and_cancels_nothing(
     assert ended == f"['{number.name}', True, '{number.name} once more', False]"
     assert capsys.readouterr() == ("", ""), "what it does then is its own business to say"
     assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_is_heard_where_the_first_one_left_no_grace() -> None:
+    stop = Stop()
+
+    async def work() -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        async with asyncio.timeout(DEADLINE_S):
+            await stop.insisted.wait()
+        return stop.seconds_left == 0
+
+    first_without_grace = (lambda number: stop.ask(number.name, grace_s=0), steps(stop)[1])
+    assert run_command(work(), gently=first_without_grace)  # type: ignore[arg-type]
 
 
 def test_what_fails_while_such_a_command_ends_is_told() -> None:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from kappamask_stream.worker import spot
 from kappamask_stream.worker.stop import Stop
-from tests.stream.polling import until
+from tests.stream.polling import DEADLINE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,13 +26,16 @@ class Metadata:
         self.tokens = 0
         self.asked = 0
         self.refuses = 0
+        self.odd: list[bytes] = []
         self.url = ""
 
     async def token(self, request: web.Request) -> web.Response:
         if not request.headers.get("X-aws-ec2-metadata-token-ttl-seconds"):
             return web.Response(status=400)
+        if self.odd:
+            return web.Response(body=self.odd.pop(0))
         self.tokens += 1
-        return web.Response(text=f"token-{self.tokens}")
+        return web.Response(text=f"token-{self.tokens}\n")
 
     async def action(self, request: web.Request) -> web.Response:
         self.asked += 1
@@ -100,6 +103,19 @@ async def test_a_metadata_service_that_goes_away_later_is_asked_for_ever(monkeyp
         metadata.notice = '{"action": "stop", "time": "2020-01-01T00:00:00Z"}'
         await watch
     assert stop.seconds_left == 0
+
+
+@pytest.mark.usefixtures("quick")
+async def test_tokens_that_are_none_do_not_end_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    metadata, stop = Metadata(), Stop()
+    metadata.notice = '{"action": "stop", "time": "2020-01-01T00:00:00Z"}'
+    metadata.odd = [b"<html>\r\n<b>", b"\xff\xfe\xfa"]
+    async with metadata.served():
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url)
+        async with asyncio.timeout(DEADLINE_S):
+            await spot.watch_spot(stop, grace_s=100)
+    assert stop.is_asked
+    assert (metadata.odd, metadata.tokens) == ([], 1)
 
 
 @pytest.mark.usefixtures("quick")

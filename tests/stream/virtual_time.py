@@ -46,6 +46,16 @@ def in_virtual_time(story: Coroutine[Any, Any, T]) -> T:
         return runner.run(story)
 
 
+def story(coroutine: Callable[[], Coroutine[object, object, None]]) -> Callable[[], None]:
+    """Make a test of a coroutine that runs in virtual time."""
+
+    def test() -> None:
+        in_virtual_time(coroutine())
+
+    test.__name__, test.__doc__ = coroutine.__name__, coroutine.__doc__
+    return test
+
+
 async def until(condition: Callable[[], object], each_s: float = 0.1) -> None:
     """Let time pass until the condition holds; TimeoutError after weeks of it."""
     async with asyncio.timeout(2e6):

@@ -59,6 +59,7 @@ class FakeQueue:
     log : calls that came through, in order: (what, message id, number).
     failing : by name of a call, errors that its next calls raise, or seconds that they hang.
     delay_s : that each call takes.
+    receives_before_dead : as its redrive policy says.
     """
 
     def __init__(self, url: str = "https://sqs.test/1/queue", *, delay_s: float = 0.01) -> None:
@@ -70,6 +71,7 @@ class FakeQueue:
         self.received = asyncio.Event()
         self._arrived = asyncio.Event()
         self._receipts = 0
+        self.receives_before_dead: int | None = None
 
     @property
     def now(self) -> float:
@@ -141,7 +143,10 @@ class FakeQueue:
     async def stats(self) -> QueueStats:
         await self._call("stats")
         waiting = len(self.visible())
-        return QueueStats(waiting=waiting, in_work=len(self.messages) - waiting, delayed=0)
+        return QueueStats(
+            waiting=waiting, in_work=len(self.messages) - waiting, delayed=0,
+            receives_before_dead=self.receives_before_dead,
+        )  # fmt: skip
 
     async def _call(self, what: str) -> None:
         await asyncio.sleep(self.delay_s)
@@ -278,6 +283,11 @@ class Scene:
     Parameters
     ----------
     settings : over short defaults.
+
+    Attributes
+    ----------
+    away : why nothing can be done, as the worker's probe tells it.
+    probed : times that it was asked.
     """
 
     def __init__(
@@ -302,19 +312,29 @@ class Scene:
         self.settings = Settings(**{"products_at_once": 2, "queue_wait_s": 20, "visibility_s": 120, **settings})
         observers = Observers([self.seen])
         settling = Settling(
-            queue=self.queue, dead_letters=self.dead, settings=self.settings, on_retry=observers.retried,
-            rng=random.Random(1),
+            queue=self.queue, dead_letters=self.dead, settings=self.settings, stop=self.stop,
+            on_retry=observers.retried, rng=random.Random(1),
         )  # fmt: skip
-        self.breaker = Breaker(poison_in_a_row=self.settings.poison_in_a_row, pauses=Pauses(first_s=5.0, most_s=300.0))
+        self.breaker = Breaker(
+            poison_in_a_row=self.settings.poison_in_a_row, pauses=Pauses(first_s=5.0, most_s=300.0),
+            poison_pauses=Pauses(first_s=5.0, most_s=30.0),
+        )  # fmt: skip
+        self.away: str | None = None
+        self.probed = 0
         desk = Desk(
             queue=self.queue, settling=settling, parse=parse, refusal=refusal, work=self.work, observers=observers,
-            breaker=self.breaker, stop=self.stop, visibility_s=self.settings.visibility_s,
+            breaker=self.breaker, why_not=self._why_not, stop=self.stop, visibility_s=self.settings.visibility_s,
         )  # fmt: skip
         self.worker = Worker(
             desk, self.settings, pending=self.pressure.pending, pending_most=100, until_empty=until_empty,
             max_messages=max_messages,
         )  # fmt: skip
         self.task: asyncio.Task[None] | None = None
+
+    async def _why_not(self) -> str | None:
+        self.probed += 1
+        await asyncio.sleep(0.01)
+        return self.away
 
     def start(self) -> asyncio.Task[None]:
         self.task = asyncio.create_task(self.worker.run())

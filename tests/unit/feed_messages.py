@@ -1,4 +1,4 @@
-"""Messages of every form, written here after the schemas that their senders publish; none is copied from a feed.
+"""Messages of every form, written here after the schemas that their senders publish; ids, times and keys are invented.
 
 What each form was written after:
 - S3 event: "Event message structure", https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
@@ -80,16 +80,16 @@ def topic(name: str = L2A, **fields: Any) -> dict[str, Any]:
     """A message of SentinelS2L2A or NewSentinel2Product."""
     return {
         "name": name,
-        "id": "eec370a1-4da8-4ed7-9313-125098191c94",
+        "id": "00000000-0000-4000-8000-00000000000a",
         "path": f"products/2022/10/5/{name}",
-        "timestamp": "2022-10-05T11:54:11.024Z",
+        "timestamp": "2022-10-05T11:54:11.000Z",
         "datatakeIdentifier": "GS2A_20221005T115411_038058_N04.00",
-        "sciHubIngestion": "2022-10-05T18:12:52.990Z",
-        "s3Ingestion": "2022-10-05T18:28:55.782Z",
+        "sciHubIngestion": "2022-10-05T20:00:01.000Z",
+        "s3Ingestion": "2022-10-05T20:00:02.000Z",
         "tiles": [
             {
                 "path": "tiles/29/U/NU/2022/10/5/0",
-                "timestamp": "2022-10-05T11:56:49.581Z",
+                "timestamp": "2022-10-05T11:56:00.000Z",
                 "utmZone": 29,
                 "latitudeBand": "U",
                 "gridSquare": "NU",
@@ -106,13 +106,13 @@ def data_space(event: str = "created", name: str = L1C, **value: Any) -> dict[st
     return {
         "@odata.context": "$metadata#Notification/$entity",
         "SubscriptionEvent": event,
-        "ProductId": "f867a59a-9336-46d0-93ae-e55bf29403f8",
+        "ProductId": "00000000-0000-4000-8000-00000000000b",
         "ProductName": f"{name}.SAFE",
-        "SubscriptionId": "880c4e1a-cfc7-4956-bc4c-4434069a0aa7",
-        "NotificationDate": "2022-10-05T14:52:52.000Z",
-        "AckId": "MTcyNjE1Mjc3MjMyMi0w",
+        "SubscriptionId": "00000000-0000-4000-8000-00000000000c",
+        "NotificationDate": "2022-10-05T21:00:00.000Z",
+        "AckId": "invented-acknowledgement",
         "value": {
-            "Id": "f867a59a-9336-46d0-93ae-e55bf29403f8",
+            "Id": "00000000-0000-4000-8000-00000000000b",
             "Name": f"{name}.SAFE",
             "S3Path": f"/eodata/Sentinel-2/MSI/L1C/2022/10/05/{name}.SAFE",
             "GeoFootprint": {"type": "Polygon", "coordinates": [square(-9.0, 52.5)]},

@@ -20,6 +20,7 @@ LEAST = (
     "worker.settings.queue=https://sqs.eu-central-1.amazonaws.com/123456789012/products",
     "worker.settings.output=s3://masks/2026",
     "worker.queueRegion=eu-central-1",
+    r"serviceAccount.annotations.eks\.amazonaws\.com/role-arn=arn:aws:iam::123456789012:role/masks",
 )
 TLS = (
     "triton.tls.secret=triton-tls",
@@ -34,7 +35,8 @@ SETS: dict[str, tuple[str, ...]] = {
     "job": (*LEAST, "worker.mode=job", "monitoring.podMonitors=true"),
     "tls": (*LEAST, *TLS, "triton.restrictedKey.secret=operators"),
     "local": (*LEAST, "inference.kind=local", "worker.model=kappamask"),
-    "external": (*LEAST, *TLS[2:], "inference.kind=external", "inference.endpoint=grpcs://gpu.example:8001"),
+    "external": (*LEAST, *TLS[2:], "inference.kind=external", "inference.endpoint=grpcs://gpu.example:8443",
+                 "worker.settings.triton_metrics=http://gpu.example:8002/metrics"),
     "everything": (
         *LEAST, "triton.autoscaling.enabled=true", "monitoring.podMonitors=true", "monitoring.rules=true",
         "monitoring.dashboard=true", "monitoring.labels.release=prometheus", "triton.models.claim=models",

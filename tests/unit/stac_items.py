@@ -2,7 +2,7 @@
 
 Fields and keys are those of
 - Earth Search v1, collection ``sentinel-2-l2a``, e.g. ``S2A_39QTA_20230628_0_L2A``: colours as keys, ``-jp2`` beside
-  them on ``s3://sentinel-s2-l2a``, ``proj:epsg``, ``proj:shape``, ``proj:transform`` of six numbers, ``raster:bands``
+  them on ``s3://sentinel-s2-l2a``, ``grid:code`` without the zone's leading zero (``MGRS-9VWK``), ``proj:epsg``, ``proj:shape``, ``proj:transform`` of six numbers, ``raster:bands``
   with ``offset: -0.1`` even where ``earthsearch:boa_offset_applied`` is true, AOT, WVP and SCL at 20 m only,
   ``granule_metadata``, the product's name in ``s2:product_uri`` with ``.SAFE``;
 - Copernicus Data Space (STAC 1.1), ``sentinel-2-l2a``, e.g. ``S2B_MSIL2A_20250302T095029_N0511_R079_T33UXP_...``: the
@@ -66,7 +66,7 @@ def earth_search(
             "datetime": "2022-10-05T11:56:49.581000Z",
             "platform": "sentinel-2a",
             "proj:epsg": epsg,
-            "grid:code": f"MGRS-{name.split('_')[5][1:]}",
+            "grid:code": f"MGRS-{name.split('_')[5][1:].lstrip('0')}",
             "s2:product_uri": f"{name}.SAFE",
             "s2:processing_baseline": f"{name.split('_')[3][1:3]}.{name.split('_')[3][3:]}",
             "earthsearch:boa_offset_applied": True,

@@ -283,6 +283,12 @@ def test_large_and_binary_files_are_refused(tmp_path: Path, monkeypatch: pytest.
         parse_aoi(str(tmp_path / "large"))
 
 
+def test_a_file_with_an_empty_box_is_named_after_the_option_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "box").write_text("5,5,1,9,EPSG:32629\n")
+    with pytest.raises(UsageError, match=rf"^--within {tmp_path}/box is an empty box: west 5"):
+        parse_aoi(f"{tmp_path}/box", flag="--within")
+
+
 def test_a_bow_tie_is_two_triangles() -> None:
     area = parse_aoi("SRID=32629;POLYGON((510000 5790000,530000 5770000,530000 5790000,510000 5770000,510000 5790000))")
     assert area.geometry.area == pytest.approx(2 * 100e6)

@@ -176,16 +176,30 @@ def test_subscriptions_are_made_in_the_topics_own_regions() -> None:
     assert regions == {
         "arn:aws:sns:eu-central-1:214830741341:SentinelS2L2A": ("eu-central-1", "Queue.Arn", "sqs"),
         "arn:aws:sns:eu-west-1:214830741341:NewSentinel2Product": ("eu-west-1", "Queue.Arn", "sqs"),
-        "arn:aws:sns:us-west-2:608149789419:cirrus-v0-publish": ("us-west-2", "Queue.Arn", "sqs"),
+        "arn:aws:sns:us-west-2:608149789419:cirrus-es-prod-publish": ("us-west-2", "Queue.Arn", "sqs"),
     }
 
 
-def test_a_filter_is_of_the_body_because_these_topics_have_no_attributes() -> None:
+def test_topics_are_those_of_the_documentation() -> None:
+    said = set(re.findall(r"arn:aws:sns:[\w:-]+", (ROOT / "docs" / "messages.md").read_text()))
+    assert said == {Rendered().values[f"{topic}Topic"] for topic in ("L2A", "L1C", "EarthSearch")}
+
+
+def test_filters_of_amazons_topics_are_of_the_body_as_their_messages_have_no_attributes() -> None:
     given = json.dumps({"tiles": {"utmZone": [34, 35]}})
     filtered = Rendered(SubscribeL1C="true", L1CFilter=given).resources
     assert filtered["L1CSubscription"]["FilterPolicy"] == given
     assert filtered["L1CSubscription"]["FilterPolicyScope"] == "MessageBody"
     assert {"FilterPolicy", "FilterPolicyScope"}.isdisjoint(filtered["L2ASubscription"])
+
+
+def test_of_earth_search_comes_one_collection_unless_something_else_is_said() -> None:
+    """Its topic carries Landsat, Sentinel-1 and others, and each product of level 2A in two collections."""
+    subscription = Rendered(SubscribeEarthSearch="true").resources["EarthSearchSubscription"]
+    assert json.loads(subscription["FilterPolicy"]) == {"collection": ["sentinel-2-l2a"]}
+    assert subscription["FilterPolicyScope"] == "MessageAttributes"
+    everything = Rendered(SubscribeEarthSearch="true", EarthSearchFilter="").resources["EarthSearchSubscription"]
+    assert {"FilterPolicy", "FilterPolicyScope"}.isdisjoint(everything)
 
 
 def test_a_bucket_of_ones_own_may_send_and_be_read() -> None:

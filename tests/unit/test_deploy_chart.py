@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from ipaddress import ip_network
+from typing import Any
 
 import kubernetes_validate
 import pytest
@@ -25,6 +27,7 @@ from tests.unit.helm_chart import (
     of_kind,
     pods,
     rendered,
+    template,
     variables,
 )
 
@@ -180,6 +183,82 @@ def test_pods_talk_only_to_whom_they_must() -> None:
     assert blocks == [{"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}, {"cidr": "169.254.169.254/32"}]
 
 
+def worker_egress(*values: str) -> list[dict[str, Any]]:
+    """Rules of the workers' policy that name blocks of addresses."""
+    ended = template(*LEAST, *values)
+    assert ended.returncode == 0, ended.stderr
+    (policy,) = [document for document in yaml.safe_load_all(ended.stdout) if document
+                 and (document["kind"], document["metadata"]["name"]) == ("NetworkPolicy", f"{RELEASE}-worker")]  # fmt: skip
+    kubernetes_validate.validate(policy, "1.35", strict=True)
+    rules: list[dict[str, Any]] = policy["spec"]["egress"]
+    assert all(rule["to"] for rule in rules), "a rule without peers lets everything pass"
+    return [rule for rule in rules if any("ipBlock" in place for place in rule["to"])]
+
+
+def ports_of(rule: dict[str, Any]) -> list[int]:
+    return [port["port"] for port in rule["ports"]]
+
+
+def test_workers_reach_a_server_elsewhere() -> None:
+    external = ("inference.kind=external", "inference.endpoint=grpcs://gpu.example:8443", "worker.settings.spot=false")
+    _, server = worker_egress(*external)
+    assert ports_of(server) == [8443]
+    assert server["to"] == [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}]
+    metrics = r"worker.settings.triton_metrics=http://gpu.example:8002/metrics\,https://[::1]/metrics"
+    _, server = worker_egress(*external, metrics, "networkPolicy.serverBlocks={203.0.113.0/24}")
+    assert ports_of(server) == [8443, 8002, 443]
+    assert server["to"] == [{"ipBlock": {"cidr": "203.0.113.0/24"}}]
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "grpc://10.0.0.1:8001", "grpc://10.0.0.1:8001,10.0.0.2:8002", "grpc://10.0.0.1:8001,grpc://10.0.0.2:8001",
+        "grpcs://gpu.example:443/", "dns:///gpu.example:8001", "dns://10.0.0.53:5353/gpu.example:8001",
+        "grpc://[2001:db8::1]:8001,[2001:db8::2]:8003",
+    ],
+)  # fmt: skip
+def test_the_ports_of_an_endpoint_are_those_that_the_program_asks(endpoint: str) -> None:
+    escaped = endpoint.replace(",", r"\,")
+    _, server = worker_egress("inference.kind=external", f"inference.endpoint={escaped}", "worker.settings.spot=false")
+    assert set(ports_of(server)) == {port for _, port in parse_endpoint(endpoint).hosts}
+
+
+@pytest.mark.parametrize(
+    ("block", "without"),
+    [
+        ("0.0.0.0/0", ["169.254.0.0/16"]), ("128.0.0.0/1", ["169.254.0.0/16"]), ("169.0.0.0/8", ["169.254.0.0/16"]),
+        ("169.254.0.0/15", ["169.254.0.0/16"]), ("0.0.0.0/1", None), ("168.0.0.0/8", None), ("10.0.0.0/8", None),
+        ("52.95.0.0/16", None), ("::/0", ["fe80::/10", "fd00:ec2::/32"]), ("2600:1f00::/24", None),
+    ],
+)  # fmt: skip
+def test_no_block_holds_the_services_of_instances(block: str, without: list[str] | None) -> None:
+    (https,) = worker_egress(f"networkPolicy.httpsBlocks={{{block}}}", "worker.settings.spot=false")
+    assert https["to"] == [{"ipBlock": {"cidr": block} | ({"except": without} if without else {})}]
+    network = ip_network(block)
+    for local in map(ip_network, ("169.254.0.0/16", "fe80::/10", "fd00:ec2::/32")):
+        if local.version == network.version:
+            assert local.overlaps(network) == (str(local) in (without or ()))
+
+
+def test_no_blocks_are_nowhere() -> None:
+    for values in ("networkPolicy.httpsBlocks=null", "networkPolicy.httpsBlocks=[]"):
+        ended = helm("template", RELEASE, str(CHART), *[part for value in LEAST for part in ("--set", value)],
+                     "--set", "worker.settings.spot=false", "--set-json", values)  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+        assert "ipBlock" not in ended.stdout
+        assert "443" not in ended.stdout
+
+
+def test_triton_ends_within_its_grace_period() -> None:
+    spec = pods("default")["triton"]["spec"]
+    left = (
+        spec["terminationGracePeriodSeconds"]
+        - container("default", "triton")["lifecycle"]["preStop"]["sleep"]["seconds"]
+    )
+    assert int(variables("default", "triton")["EXIT_TIMEOUT_S"] or 0) == left - 5
+
+
 def test_who_does_not_watch_for_spot_notices_cannot_ask_the_instance_for_anything() -> None:
     assert "169.254.169.254" in json.dumps(of_kind("default", "NetworkPolicy"))
     assert "169.254.169.254" not in json.dumps(of_kind("everything", "NetworkPolicy"))
@@ -192,7 +271,7 @@ def test_workers_reach_every_replica_of_triton() -> None:
     assert variables("default")["KAPPAMASK_TRITON"] == f"dns:///{place}:{ports['grpc']}"
     assert variables("default")["KAPPAMASK_TRITON_METRICS"] == f"http://{place}:{ports['metrics']}/metrics"
     assert variables("tls")["KAPPAMASK_TRITON"] == f"grpcs://{place}:{ports['grpc']}"
-    assert variables("external")["KAPPAMASK_TRITON"] == "grpcs://gpu.example:8001"
+    assert variables("external")["KAPPAMASK_TRITON"] == "grpcs://gpu.example:8443"
     assert not {name for name in variables("local") if "TRITON" in name}
     for name in SETS:
         if "KAPPAMASK_TRITON" in variables(name):

@@ -99,6 +99,18 @@ def test_workers_get_settings_that_there_are_and_time_to_finish(profile: str) ->
     }
 
 
+@EVERY_PROFILE
+def test_services_find_one_another_where_docker_gives_them_proxies(profile: str) -> None:
+    ended = compose("--profile", profile, "--profile", "tools", "config", "--format", "json", NO_PROXY="intra.example")
+    for name, service in json.loads(ended.stdout)["services"].items():
+        said = service.get("environment") or {}
+        asked = {host for value in said.values() for host in re.findall(r"^http://(\w+):", value)}
+        for variable in ("NO_PROXY", "no_proxy"):
+            assert asked <= set(said.get(variable, "").split(",")), name
+            assert not asked or said[variable].startswith("intra.example,"), name
+        assert "urlopen" not in json.dumps(service.get("healthcheck", "")), name  # it would go through a proxy
+
+
 def test_triton_moves_tensors_through_enough_shared_memory_on_a_gpu() -> None:
     triton = services("gpu")["triton"]
     assert int(triton["shm_size"]) == int(services("cpu")["worker-cpu"]["shm_size"]) == 2**30

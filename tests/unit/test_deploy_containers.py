@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import re
 import stat
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import requires
 from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING
 
 import pytest
 from dockerfile_parse import DockerfileParser
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTAINERS = ROOT / "deploy" / "containers"
@@ -122,6 +130,77 @@ def test_entry_points_can_be_run_and_use_the_image_s_python() -> None:
         assert path.read_text().startswith("#!/opt/kappamask/bin/python\n")
         assert path.stat().st_mode & stat.S_IXUSR
     assert ("COPY", "--from=environment /opt/kappamask /opt/kappamask") in lines("client")
+
+
+def told_to_triton(*arguments: str, **variables: str) -> list[str]:
+    """Return what the image's entry point gives to Triton."""
+    ended = subprocess.run([CONTAINERS / "serve_triton", *arguments], env={**variables, "TRITONSERVER": "/bin/echo"},
+                           capture_output=True, text=True, check=True)  # fmt: skip
+    return ended.stdout.split()
+
+
+def test_the_image_for_torch_starts_with_enough_shared_memory_whatever_arguments_it_gets() -> None:
+    environment = dict(
+        pair.split("=", 1) for kind, value in lines("triton-torch") if kind == "ENV" for pair in value.split()
+    )
+    given = ("--model-repository=/elsewhere", "--log-verbose=1")  # as the chart does, in place of the image's own
+    told = told_to_triton(*given, PYTHON_SHM_BYTES=environment["PYTHON_SHM_BYTES"])
+    assert "--backend-config=python,shm-default-byte-size=1073741824" in told
+    assert told[-2:] == list(given)
+    assert not [argument for argument in told_to_triton(*given) if argument.startswith("--backend-config")]
+    assert json.loads(last("triton-torch", "CMD")) == json.loads(last("triton", "CMD"))
+
+
+def test_health_is_not_asked_through_a_proxy() -> None:
+    check = json.loads(last("triton", "HEALTHCHECK").partition("CMD ")[2])
+    assert check[check.index("--noproxy") + 1] == "*"
+
+
+@pytest.fixture
+def worker() -> Iterator[int]:
+    """Port of something that answers as a live worker does."""
+
+    class Live(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/healthz" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Live) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def health(listen: str) -> subprocess.CompletedProcess[str]:
+    proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "http://127.0.0.1:1")
+    return subprocess.run([sys.executable, CONTAINERS / "bin" / "worker_is_live"], capture_output=True, text=True,
+                          check=False, env={"KAPPAMASK_LISTEN": listen, **proxies})  # fmt: skip
+
+
+def test_a_live_worker_is_found_beside_a_proxy(worker: int) -> None:
+    for host in ("0.0.0.0", "127.0.0.1", "localhost"):
+        ended = health(f"{host}:{worker}")
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("listen", ["none", "127.0.0.1:0", "[::1:9108", "127.0.0.1:99999"])
+def test_a_worker_that_cannot_be_asked_is_told_in_words(listen: str) -> None:
+    ended = health(listen)
+    assert ended.returncode == 1
+    assert (
+        ended.stderr == f"KAPPAMASK_LISTEN is {listen}, no HOST:PORT that can be asked: start with --no-healthcheck\n"
+    )
+
+
+def test_a_worker_that_does_not_answer_is_not_alive(worker: int) -> None:
+    ended = health(f"127.0.0.2:{worker}")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"http://127.0.0.2:{worker}/healthz: ")
 
 
 def pins(path: Path) -> dict[str, str]:

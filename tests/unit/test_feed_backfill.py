@@ -118,6 +118,14 @@ async def test_what_is_refused_is_told_and_sent_the_next_time(tmp_path: Path) ->
     assert statuses(await fill(again, tmp_path / "sent", refs(1, 2, 3))) == ["known", "sent", "known"]
 
 
+async def test_what_is_refused_and_named_twice_is_refused_twice(tmp_path: Path) -> None:
+    def refuses(product: str) -> QueueError | None:
+        return QueueError("too large") if product == name(2) else None
+
+    told = await fill(FakeQueue(refuses), tmp_path / "sent", refs(2, 1, 2, 1), refs(2, 3))
+    assert statuses(told) == ["refused", "sent", "refused", "known", "refused", "sent"]
+
+
 async def test_queue_that_takes_nothing_ends_it_and_keeps_what_was_taken(tmp_path: Path) -> None:
     def refuses(product: str) -> QueueError | None:
         return QueueUnavailableError("gone") if int(product[-3:]) >= 100 else None

@@ -60,7 +60,7 @@ def test_captured_notification_of_the_data_space(shared_dir: Path) -> None:
     name = "S2A_MSIL1C_20240912T112541_N0511_R137_T28PHQ_20240912T133420"
     assert ref.name.text == name
     assert (ref.kind, ref.location) == ("cdse", f"s3://eodata/Sentinel-2/MSI/L1C/2024/09/12/{name}.SAFE")
-    assert ref.cloud_cover == pytest.approx(97.680833965944)
+    assert ref.cloud_cover == pytest.approx(97.7, abs=0.05)
     assert ref.footprint is not None
     assert len(ref.footprint["coordinates"][0]) == 12
 
@@ -250,6 +250,52 @@ def test_item_of_level_1c() -> None:
     assert only(earth_search(name=L1C) | {"collection": "sentinel-2-l1c"}).name.level == "L1C"
 
 
+def test_item_of_a_zone_with_one_digit() -> None:
+    item = earth_search(name=L2A.replace("T29UNU", "T09VWK"))
+    assert item["properties"]["grid:code"] == "MGRS-9VWK"
+    assert only(feed.sns(item)).name.tile_id == "T09VWK"
+
+
+@pytest.mark.parametrize(
+    ("collection", "identifier", "properties"),
+    [
+        ("landsat-c2-l2", "LC09_L2SP_206023_20221005_02_T1", {"platform": "landsat-9", "grid:code": "WRS2-206023"}),
+        ("sentinel-1-grd", "S1A_IW_GRDH_1SDV_20221005", {"platform": "sentinel-1a", "constellation": "sentinel-1"}),
+        ("naip", "tx_m_2609719_se_14_060", {"grid:code": "DOQQ-2609719SE"}),
+        ("cop-dem-glo-30", "Copernicus_DSM_COG_10_N52_00_W009_00_DEM", {"platform": "tandem-x"}),
+        ("sentinel-3-olci", "S3A_OL_1_EFR____20221005", {"constellation": "Sentinel-3"}),
+        (
+            "sentinel-2-global-mosaics",
+            "Sentinel-2_mosaic_2022_Q4",
+            {"platform": "sentinel-2", "processing:level": "L3"},
+        ),
+    ],
+)
+def test_items_of_what_is_not_masked_ask_for_nothing(
+    collection: str, identifier: str, properties: dict[str, str]
+) -> None:
+    item = {"type": "Feature", "id": identifier, "collection": collection, "properties": properties}
+    assert parsed(item) == ()
+    assert parsed(feed.sns(item)) == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "properties"),
+    [
+        ({}, {}),
+        ({"collection": "archive"}, {"grid:code": "MGRS-29UNU"}),
+        ({"collection": "sentinel-2-l2a"}, {"platform": "landsat-9"}),
+        ({"id": "S2A_29UNU_20221005_0_L2A"}, {"constellation": "sentinel-2", "platform": "sentinel-2a"}),
+        ({}, {"platform": "Sentinel-2B", "processing:level": "L2"}),
+        ({}, {"platform": "S2C"}),
+    ],
+)
+def test_items_that_should_name_a_product_and_do_not_are_broken(
+    fields: dict[str, str], properties: dict[str, str]
+) -> None:
+    assert "names no Sentinel-2 product" in refused({"type": "Feature", "id": "x", "properties": properties, **fields})
+
+
 def test_items_of_other_catalogues() -> None:
     ref = only(data_space_item())
     assert (ref.name.text, ref.location, ref.cloud_cover) == (L2A, None, None)
@@ -300,9 +346,16 @@ def test_notification_of_the_data_space_with_odd_fields_is_the_product_all_the_s
     assert (ref.name.text, ref.location, ref.cloud_cover, ref.footprint) == (L1C, None, None, None)
 
 
-def test_notification_of_the_data_space_that_contradicts_itself_or_is_of_another_mission() -> None:
+def test_notification_of_the_data_space_that_contradicts_itself_or_names_nothing() -> None:
     assert "one product is expected" in refused(feed.data_space(Name=f"{L2A}.SAFE"))
-    assert "no Sentinel-2 product name" in refused(feed.data_space(name="S3A_OL_1_EFR"))
+    assert "no Sentinel-2 product name" in refused(feed.data_space(Name="S3A_OL_1_EFR.SEN3"))
+    assert "no Sentinel-2 product name" in refused(feed.data_space(name="S2A_OPER_PRD_MSIL1C_PDMC"))
+    assert "no product, one product is expected" in refused(feed.data_space(Name="") | {"ProductName": None})
+
+
+@pytest.mark.parametrize("name", ["S1A_IW_GRDH_1SDV", "S3A_OL_1_EFR", "S5P_OFFL_L2", "LC09_L2SP"])
+def test_notification_of_the_data_space_of_another_mission_asks_for_nothing(name: str) -> None:
+    assert parsed(feed.data_space(name=name)) == ()
 
 
 @pytest.mark.parametrize(

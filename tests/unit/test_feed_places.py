@@ -21,7 +21,7 @@ DEFAULTS = AllowedPlaces.parse()
     [
         "s3://bucket/a", "s3://bucket/a/", "s3://bucket/a/b.zip", "s3://bucket/a/b c", "s3://bucket/a/%2e%2e",
         "https://h.example/p", "https://h.example/p/x.json", "https://H.Example/p/x", "HTTPS://h.example/p/x",
-        "https://h.example:443/p/x", "https://h.example/p/x?sig=1&to=https://evil.example", "https://h.example/p/x#f",
+        "https://h.example/p/x;v=1.0/y", "https://h.example:443/p/x", "https://h.example/p/x?sig=1&to=https://evil.example", "https://h.example/p/x#f",
         "http://127.0.0.1:8080/x/y",
     ],
 )  # fmt: skip
@@ -50,6 +50,8 @@ def test_allowed(location: str) -> None:
         "https://h.example/p/../q", "https://h.example/p/%2e%2e/q", "https://h.example/p/.%2E/q",
         "https://h.example/p/%252e%252e/q", "https://h.example/p/..%2fq", "https://h.example/p/..%5cq",
         "https://h.example/p/%2fq", "https://h.example/p//q", "https://h.example/p;/../q",
+        "https://h.example/p/..;/q", "https://h.example/p/..;x=1/q", "https://h.example/p/.;/q", "https://h.example/p/;/q",
+        "https://h.example/p/..%3b/q", "https://h.example/p/%2e%2e;/q", "https://h.example/p/%252e%252e%253b/q",
         # This machine, and what it can reach.
         "http://127.0.0.1/x/y", "http://127.0.0.1:80/x/y", "http://localhost:8080/x/y", "http://127.1:8080/x/y",
         "http://2130706433:8080/x/y", "http://0x7f.1:8080/x/y", "http://[::1]:8080/x/y",

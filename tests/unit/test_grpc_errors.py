@@ -7,9 +7,9 @@ from tritonclient.utils import InferenceServerException
 
 from kappamask_stream.errors import (
     ContractError,
-    InferenceError,
     InferenceTimeoutError,
     ServerError,
+    ServerFaultError,
     ServerOverloadedError,
     ServerUnavailableError,
 )
@@ -81,6 +81,7 @@ SAID = [
         ServerUnavailableError,
         "does not serve the model now",
     ),
+    ("StatusCode.CANCELLED", "CANCELLED", ServerUnavailableError, "broke off: CANCELLED; is it being restarted"),
     ("StatusCode.DEADLINE_EXCEEDED", "Deadline Exceeded", InferenceTimeoutError, r"within 7\.5 s .*infer_timeout_s"),
     (
         "StatusCode.INVALID_ARGUMENT",
@@ -101,9 +102,19 @@ SAID = [
     (
         "StatusCode.INTERNAL",
         "onnx runtime error 1: CUDA failure 700",
-        InferenceError,
+        ServerFaultError,
         "answered INTERNAL: onnx runtime error 1",
     ),
+    ("StatusCode.INTERNAL", "CUDA error: out of memory", ServerFaultError, "answered INTERNAL: CUDA error"),
+    ("StatusCode.INTERNAL", "Received RST_STREAM with error code 2", ServerUnavailableError, "broke off: .*RST"),
+    ("StatusCode.UNKNOWN", "Stream removed", ServerUnavailableError, "broke off: Stream removed"),
+    (
+        "StatusCode.UNKNOWN",
+        "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+        ServerUnavailableError,
+        "broke off: upstream connect error",
+    ),
+    ("StatusCode.ABORTED", "x", ServerUnavailableError, "broke off: x"),
     *(("StatusCode.UNAVAILABLE", f"{NOBODY}{said}", ServerError, text) for said, text in HANDSHAKES.items()),
     (
         "StatusCode.UNAUTHENTICATED",
@@ -114,7 +125,7 @@ SAID = [
     ("StatusCode.PERMISSION_DENIED", "RBAC: access denied", ServerError, "not let us in: RBAC.*ask its operator"),
     ("StatusCode.UNIMPLEMENTED", "", ServerError, "is no Triton: it does not know its protocol"),
     ("StatusCode.UNAVAILABLE", "Too many pings", ServerUnavailableError, "no server answers"),
-    (None, "got unexpected datatype FLOAT32 from numpy array", InferenceError, "answered without a status"),
+    (None, "got unexpected datatype FLOAT32 from numpy array", ServerFaultError, "answered without a status"),
 ]
 
 
@@ -141,4 +152,4 @@ def test_only_what_can_pass_is_worth_another_try() -> None:
 
 
 def test_an_exception_without_words_is_translated_too() -> None:
-    assert type(translated(InferenceServerException(msg=""), "grpc://host:8001", 1.0)) is InferenceError
+    assert type(translated(InferenceServerException(msg=""), "grpc://host:8001", 1.0)) is ServerFaultError

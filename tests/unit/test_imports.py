@@ -63,6 +63,7 @@ LAYERS = [
         "output",
         "pipeline",
         "planning",
+        "recipe",
         "resources",
         "sampling",
         "stac",

@@ -47,7 +47,8 @@ def test_messages_are_counted_by_what_became_of_them(metrics: Metrics) -> None:
 
 def test_the_age_of_a_message_is_measured_when_it_is_received(metrics: Metrics) -> None:
     metrics.message_taken(make_message(sent_at=910.0))
-    metrics.message_taken(make_message(sent_at=1003.0, received=2))  # the queue's clock is ahead
+    metrics.message_taken(make_message(sent_at=1003.0))  # the queue's clock is ahead
+    metrics.message_taken(make_message(sent_at=10.0, received=2))  # it has waited for its retry
     metrics.message_taken(make_message(sent_at=0.0))  # not told
     assert value(metrics, "kappamask_message_age_seconds_count") == 2.0
     assert value(metrics, "kappamask_message_age_seconds_sum") == 90.0
@@ -122,6 +123,9 @@ def test_the_workers_state_is_told_and_what_it_does_not_know_is_left_out(metrics
     assert value(metrics, "kappamask_queue_messages", state="in_work") == 12.0
     assert value(metrics, "kappamask_queue_age_seconds") == 61.5
     assert value(metrics, "kappamask_server_pending_requests") == 17.0
+    metrics.state_changed(WorkerState(phase="taking", queue_waiting=0))  # and of an empty queue nobody knows the age
+    assert value(metrics, "kappamask_queue_messages", state="waiting") == 0.0
+    assert value(metrics, "kappamask_queue_age_seconds") is None
 
 
 def test_time_is_counted_by_phase() -> None:
@@ -163,6 +167,15 @@ def test_parts_that_do_not_answer_are_told(metrics: Metrics) -> None:
     metrics.answered({"triton": None, "queue": "no such queue"})
     assert value(metrics, "kappamask_ready", part="triton") == 1.0
     assert value(metrics, "kappamask_ready", part="queue") == 0.0
+
+
+def test_part_that_an_answer_does_not_speak_of_is_told_no_longer(metrics: Metrics) -> None:
+    """A probe that fails before its first answer is a part of its own."""
+    metrics.answered({"probe": "no answer within 8 s"})
+    assert value(metrics, "kappamask_ready", part="probe") == 0.0
+    metrics.answered({"triton": None, "queue": None})
+    assert value(metrics, "kappamask_ready", part="probe") is None
+    assert value(metrics, "kappamask_ready", part="triton") == 1.0
 
 
 def test_what_runs_is_told(metrics: Metrics) -> None:

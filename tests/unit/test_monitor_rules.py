@@ -159,6 +159,36 @@ def test_the_dashboard_can_be_imported() -> None:
         assert used <= set(variables)
 
 
+def test_memory_is_told_before_a_worker_is_ended_for_it() -> None:
+    """A limit above that of the container would never fire; one that a full product reaches would always."""
+    (rule,) = [rule for rule in ALERTS if rule["alert"] == "KappamaskMemory"]
+    threshold = float(re.search(r"> ([\d.e]+)", rule["expr"])[1])  # type: ignore[index]
+    values = yaml.safe_load((ROOT / "deploy/helm/kappamask-stream/values.yaml").read_text())
+    allowed = int(values["worker"]["resources"]["limits"]["memory"].removesuffix("Mi")) * 2**20
+    compose = yaml.safe_load((ROOT / "deploy/compose/compose.yaml").read_text())["services"]["worker"]["mem_limit"]
+    usual = json.loads((ROOT / "benchmarks/results_2cores_kappamask_deeplab.json").read_text())["ours"][
+        "peak_rss_bytes"
+    ]
+    assert 1.5 * usual < threshold < 0.9 * min(allowed, int(compose.removesuffix("m")) * 2**20)
+
+
+def test_a_backfill_that_goes_well_is_no_alert() -> None:
+    """Its messages grow older to its end; that more and more of them wait is what is wrong."""
+    (rule,) = [rule for rule in ALERTS if rule["alert"] == "KappamaskQueueAging"]
+    asked = {
+        selector.name: {matcher.value for matcher in selector.matchers.matchers} for selector in selectors(rule["expr"])
+    }
+    assert asked == {"kappamask_queue_age_seconds": set(), "kappamask_queue_messages": {"waiting"}}
+    assert re.search(r"and on \(job\) .*deriv\(kappamask_queue_messages.*> 0$", rule["expr"].strip())
+
+
+def test_what_a_hung_worker_saw_last_is_not_taken_for_now() -> None:
+    for param in EXPRESSIONS:
+        expression = str(param.values[0])
+        if re.search(r"kappamask_(queue_\w+|server_pending_requests)", expression) and "deriv(" not in expression:
+            assert "unless on (job, instance) kappamask_report_age_seconds > 60" in expression, param.id
+
+
 def test_every_alert_says_what_and_what_to_do() -> None:
     documented = (ROOT / "docs" / "monitoring.md").read_text()
     names = [rule["alert"] for rule in ALERTS]

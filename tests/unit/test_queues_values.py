@@ -13,9 +13,9 @@ from botocore.parsers import ResponseParserError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kappamask_stream.errors import QueueError, UsageError
+from kappamask_stream.errors import MessageRefusedError, QueueAccessError, QueueError, UsageError
 from kappamask_stream.queues import Draft, Message, QueueClients, QueueOptions, SnsTopic, SqsQueue, queue_url
-from kappamask_stream.queues.addresses import Place, is_amazon, parse_arn, place_of_queue, place_of_topic
+from kappamask_stream.queues.addresses import Place, is_amazon, is_same_queue, parse_arn, place_of_queue, place_of_topic
 from kappamask_stream.queues.drafts import attributes_of, batches, check, cleaned, size_of
 from kappamask_stream.queues.failures import meant, meant_of_entry
 from kappamask_stream.s3.retry import ExpiredError, TryLaterError
@@ -218,10 +218,6 @@ def refused(code: str, message: str = "said so", status: int = 400) -> botocore.
             refused("InvalidParameterValue", "Reason: Total VisibilityTimeout for the message is beyond the limit [43200 seconds]"),
             "12 hours from its delivery are the longest",
         ),
-        (refused("InvalidParameterValue", "Message must be shorter than 262144 bytes."), "is too large .*MaximumMessageSize"),
-        (refused("AccessDenied", "User: arn:x is not authorized", 403), r"access is refused: 403 AccessDenied \(User: arn:x"),
-        (refused("AuthorizationError", status=403), "access is refused"),
-        (refused("InvalidClientTokenId", status=403), "access is refused.*--queue-profile"),
         (refused("SomethingNew"), r"the service answers 400 SomethingNew \(said so\)"),
         (botocore.NoCredentialsError(), "Unable to locate credentials: log in.*--queue-profile"),
         (botocore.ProfileNotFound(profile="mine"), r"\(mine\) could not be found: log in"),
@@ -234,6 +230,50 @@ def test_refusals_are_told_with_a_remedy(error: Exception, says: str) -> None:
     assert type(found) is QueueError
     with pytest.raises(QueueError, match=f"^queue q: .*{says}"):
         raise found
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (refused("AccessDenied", "User: arn:x is not authorized", 403), r"403 AccessDenied \(User: arn:x"),
+        (refused("AuthorizationError", status=403), "403 AuthorizationError"),
+        (refused("InvalidClientTokenId", status=403), "--queue-profile"),
+    ],
+)
+def test_who_is_denied_access_is_told_apart(error: Exception, says: str) -> None:
+    with pytest.raises(QueueAccessError, match=f"^queue q: access is refused: .*{says}"):
+        raise meant(error, "queue q")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (refused("InvalidParameterValue", "Message must be shorter than 262144 bytes."), "too large .*MaximumMessageSize"),
+        (refused("BatchRequestTooLong"), "is too large"),
+        (refused("InvalidMessageContents"), r"holds what no queue takes \(400 InvalidMessageContents"),
+    ],
+)  # fmt: skip
+def test_a_message_that_cannot_be_sent_is_its_own_fault(error: Exception, says: str) -> None:
+    with pytest.raises(MessageRefusedError, match=f"^queue q: the message .*{says}"):
+        raise meant(error, "queue q")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("https://sqs.eu-west-1.amazonaws.com/1/q", "https://sqs.eu-west-1.amazonaws.com/1/q", True),
+        ("https://sqs.eu-west-1.amazonaws.com/1/q", "https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com/1/q", True),
+        ("https://queue.amazonaws.com/1/q", "https://sqs.us-east-1.amazonaws.com/1/q", True),
+        ("https://sqs.eu-west-1.amazonaws.com/1/q", "https://sqs.eu-west-2.amazonaws.com/1/q", False),
+        ("https://sqs.eu-west-1.amazonaws.com/1/q", "https://sqs.eu-west-1.amazonaws.com/2/q", False),
+        ("http://localhost:5000/1/q", "http://localhost:5000/1/q", True),
+        ("http://localhost:5000/1/q", "http://localhost:4566/1/q", False),
+        ("http://localhost:5000/1/q", "https://sqs.eu-west-1.amazonaws.com/1/q", False),
+    ],
+)
+def test_one_queue_has_several_urls(one: str, other: str, same: bool) -> None:  # noqa: FBT001
+    assert is_same_queue(one, other) is same
+    assert is_same_queue(other, one) is same
 
 
 def test_without_a_region_the_flag_is_named() -> None:

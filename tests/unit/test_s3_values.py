@@ -8,7 +8,13 @@ from email.utils import format_datetime
 
 import pytest
 
-from kappamask_stream.errors import StoreCredentialsError, StoreError, UsageError
+from kappamask_stream.errors import (
+    StoreAccessError,
+    StoreChangedError,
+    StoreCredentialsError,
+    StoreError,
+    UsageError,
+)
 from kappamask_stream.names import parse_product_name
 from kappamask_stream.s3 import CDSE, S3Object, S3Options, is_s3_url, parse_s3_url
 from kappamask_stream.s3.checksums import content_md5, md5_of_etag, wrong_checksum
@@ -121,9 +127,6 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     [
         (404, "NoSuchKey", "there is no such object"),
         (404, "NoSuchBucket", "there is no bucket bucket"),
-        (403, "AccessDenied", r"403 AccessDenied \(why\): .*--s3-requester-pays"),
-        (412, "PreconditionFailed", "was replaced since it was listed"),
-        (416, "InvalidRange", "was replaced"),
         (301, "PermanentRedirect", "--s3-region"),
         (400, "InvalidRequest", r"400 InvalidRequest \(why\)"),
     ],
@@ -136,14 +139,30 @@ def test_what_is_final_says_why_and_what_to_try(status: int, code: str, message:
 
 
 @pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [(412, "PreconditionFailed", "was replaced since it was listed .*run again"), (416, "InvalidRange", "replaced")],
+)
+def test_an_object_that_was_replaced_may_be_read_anew(status: int, code: str, message: str) -> None:
+    meant = refused(status, error_xml(code, "why"))
+    with pytest.raises(StoreChangedError, match=f"s3://bucket/key.*{message}") as caught:
+        raise meant
+    assert (caught.value.retryable, caught.value.exit_code) == (True, 3)
+
+
+def test_what_is_denied_says_what_to_try() -> None:
+    with pytest.raises(StoreAccessError, match=r"s3://bucket/key: .*403 AccessDenied \(why\): .*--s3-requester-pays"):
+        raise refused(403, error_xml("AccessDenied", "why"))
+
+
+@pytest.mark.parametrize(
     ("status", "code", "kind"),
     [
         (403, "InvalidAccessKeyId", StoreCredentialsError),
         (403, "SignatureDoesNotMatch", StoreCredentialsError),
         (400, "InvalidToken", StoreCredentialsError),
         (401, "", StoreCredentialsError),
-        (403, "AccessDenied", StoreError),  # of one object, maybe one that is not there
-        (403, "", StoreError),
+        (403, "AccessDenied", StoreAccessError),  # of one object, maybe one that is not there
+        (403, "", StoreAccessError),
     ],
 )
 def test_who_is_unknown_is_told_apart_from_what_is_denied(status: int, code: str, kind: type[StoreError]) -> None:

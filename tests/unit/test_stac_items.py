@@ -79,6 +79,18 @@ def test_stactools() -> None:
     assert bands["B04", 20].place == Place(gsd_m=20, ulx=ULX, uly=ULY)
 
 
+@pytest.mark.parametrize("code", ["MGRS-9VWK", "MGRS-09VWK", "9VWK", "T09VWK"])
+def test_zones_of_one_digit_are_written_with_and_without_a_zero(code: str) -> None:
+    name = NAME.replace("T29UNU", "T09VWK")
+    item = earth_search(name=name, epsg=32609)
+    assert item["properties"]["grid:code"] == "MGRS-9VWK"  # as Earth Search writes it
+    item["properties"]["grid:code"] = code
+    assert parsed(item).name.tile_id == "T09VWK"
+    item["properties"]["grid:code"] = code.replace("VWK", "VWL")
+    with pytest.raises(ProductError, match="its tile is T09VWK and T09VWL"):
+        parsed(item)
+
+
 def test_unified_bands_of_stac_1_1() -> None:
     item = data_space()
     for asset in item["assets"].values():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kappamask_stream.aoi import parse_aoi
+from kappamask_stream.destinations.sets import item_of
 from kappamask_stream.output import MaskOptions
 from kappamask_stream.queues.drafts import MOST_ATTRIBUTES, check
 from kappamask_stream.sources.stac_bands import self_link
@@ -63,6 +64,35 @@ async def test_of_a_folder_they_are_paths_of_this_machine(item: dict[str, Any], 
         assert body["assets"]["mask"]["href"] == place.replace(".json", ".tif")
         assert body["links"][1]["href"] == str(Path(place).parent.parent / "collection.json")
         validate(body)
+
+
+async def test_what_lacks_a_part_that_is_told_is_no_item_of_ours(item: dict[str, Any]) -> None:
+    assert item_of(encode(item), PRODUCT) == item
+    strange: list[dict[str, Any]] = [
+        {**item, "links": [{"href": "x"}]},
+        {**item, "links": [{"rel": "x"}]},
+        {**item, "links": ["x"]},
+        {**item, "bbox": [1, 2, 3]},
+        {**item, "bbox": None},
+        {**item, "assets": {**item["assets"], "more": {}}},
+        {**item, "assets": {**item["assets"], "more": {"href": 1}}},
+        {**item, "stac_extensions": [{}]},
+        {**item, "properties": {**item["properties"], "s2:product_uri": "another.SAFE"}},
+    ]
+    assert [item_of(json.dumps(document).encode(), PRODUCT) for document in strange] == [None] * len(strange)
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "1.5", '"7"', "null"])
+async def test_a_size_that_is_none_is_no_item_of_ours(item: dict[str, Any], number: str) -> None:
+    item["assets"]["mask"]["file:size"] = 123456789
+    assert item_of(json.dumps(item).replace("123456789", number).encode(), PRODUCT) is None
+
+
+async def test_attributes_that_are_neither_text_nor_number_are_left_out(item: dict[str, Any]) -> None:
+    item["properties"] |= {"s2:processing_baseline": ["04.00"], "eo:cloud_cover": {}, "datetime": ""}
+    attributes = emission(encode(item), HREF).attributes
+    assert {"baseline", "cloud_cover", "datetime"}.isdisjoint(attributes)
+    assert attributes["product"] == PRODUCT
 
 
 async def test_attributes(item: dict[str, Any]) -> None:

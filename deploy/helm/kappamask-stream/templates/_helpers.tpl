@@ -95,32 +95,7 @@ http://{{ include "kappamask.name" . }}-triton.{{ .Release.Namespace }}.svc:8002
 {{- end -}}
 {{- end }}
 
-{{- /* What a schema cannot say. */ -}}
-{{- define "kappamask.check" -}}
-{{- $worker := .Values.worker -}}
-{{- $inference := .Values.inference -}}
-{{- if or (empty $worker.settings.queue) (empty $worker.settings.output) -}}
-{{- fail "worker.settings.queue and worker.settings.output must be set: where products come from, and where masks go" -}}
-{{- end -}}
-{{- if le (float64 $worker.terminationGracePeriodSeconds) (float64 ($worker.settings.grace_s | default 100)) -}}
-{{- fail (printf "worker.terminationGracePeriodSeconds is %v: it must exceed worker.settings.grace_s, %v, or products in work are killed" $worker.terminationGracePeriodSeconds ($worker.settings.grace_s | default 100)) -}}
-{{- end -}}
-{{- if and (or $worker.autoscaling.enabled (eq $worker.mode "job")) (empty $worker.queueRegion) -}}
-{{- fail "worker.queueRegion must be set: KEDA asks the queue for its length there" -}}
-{{- end -}}
-{{- if and (eq $worker.mode "job") (not $worker.autoscaling.enabled) -}}
-{{- fail "worker.mode is job: jobs are made by KEDA, worker.autoscaling.enabled must be true" -}}
-{{- end -}}
-{{- if and (eq $inference.kind "external") (empty $inference.endpoint) -}}
-{{- fail "inference.kind is external: inference.endpoint must be set" -}}
-{{- end -}}
-{{- if and (ne $inference.kind "external") $inference.endpoint -}}
-{{- fail (printf "inference.endpoint is set, but inference.kind is %s: it is used with external only" $inference.kind) -}}
-{{- end -}}
-{{- if and (eq $inference.kind "triton") .Values.triton.tls.clientCaSecret (empty $inference.tls.clientSecret) -}}
-{{- fail "triton.tls.clientCaSecret wants certificates of clients: inference.tls.clientSecret must name the workers'" -}}
-{{- end -}}
-{{- if and .Values.triton.tls.clientCaSecret (empty .Values.triton.tls.secret) -}}
-{{- fail "triton.tls.clientCaSecret is set without triton.tls.secret: the server needs a certificate of its own, too" -}}
-{{- end -}}
+{{- /* Seconds that Triton has to end in: of its grace period, what is left after preStop, and 5 to spare. */ -}}
+{{- define "kappamask.exitTimeout" -}}
+{{- sub (int .Values.triton.terminationGracePeriodSeconds) (add (int .Values.triton.preStopSeconds) 5) -}}
 {{- end }}
