@@ -17,7 +17,7 @@ from kappamask_stream.settings import Settings, config_path, load_settings, sett
 
 _PREFIX = "KAPPAMASK_"
 #: Variables that are no settings: the configuration file's place, and what a checkout's tests and benchmarks take.
-_OTHERS = ("CONFIG", "COMMIT", "SCREENSHOTS", "SHARED", "STAC_SCHEMAS", "STORES_ENV", "TORCH_PYTHON")
+_OTHERS = ("AUDIT_ENV", "CONFIG", "COMMIT", "SCREENSHOTS", "SHARED", "STAC_SCHEMAS", "STORES_ENV", "TORCH_PYTHON")
 #: What Kubernetes sets in every container for a service of a name that begins like ours.
 _OF_A_SERVICE = re.compile(r"(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_\w+)?)$")
 

@@ -34,13 +34,15 @@ nbformat.write(notebook, sys.argv[2])
 @pytest.mark.usefixtures("csmask_address")
 def test_python_in_documents_runs(page: Path, tmp_path: Path) -> None:
     program = tmp_path / "page.py"
-    program.write_text("\n".join(fences(page, "python")))
+    text = "\n".join(fences(page, "python"))
+    program.write_text(text)
     ended = subprocess.run(
         [sys.executable, "-W", "error", str(program)],
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE_S * 3,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    assert list(tmp_path.rglob("*.tif"))
+    if "from kappamask_stream import" in text:  # the API; other pages show parts that mask nothing
+        assert list(tmp_path.rglob("*.tif"))
     assert "Traceback" not in ended.stderr
 
 

@@ -119,7 +119,7 @@ async def test_what_is_not_there_is_named_before_a_message_is_taken(
     [
         (None, "null_l2a", UsageError, "the model null_l2a is for L2A products, and L1C ones are wanted, too: give --level L2A"),
         ("L1C", "null_l2a", UsageError, "give --level L2A"),
-        (None, "csmask", ContractError, "does not serve csmask_l1c"),
+        (None, "kappamask", ContractError, "does not serve kappamask_l1c_deeplabv3plus"),
     ],
 )  # fmt: skip
 async def test_a_model_for_one_level_only_asks_for_a_filter(

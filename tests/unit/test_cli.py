@@ -435,7 +435,7 @@ def test_a_misspelt_variable_is_told_and_others_are_not(
 ) -> None:
     monkeypatch.setenv("KAPPAMASK_MEMORY_BUDGET", "100")
     monkeypatch.setenv("KAPPAMASK_SOMETHING", "1")
-    for name in ("TRITON_SERVICE_HOST", "PORT_8001_TCP_ADDR", "STREAM_PORT", "SHARED", "STORES_ENV"):
+    for name in ("TRITON_SERVICE_HOST", "PORT_8001_TCP_ADDR", "STREAM_PORT", "SHARED", "STORES_ENV", "AUDIT_ENV"):
         monkeypatch.setenv(f"KAPPAMASK_{name}", "x")
     monkeypatch.setenv("KAPPAMASK_TYPO", "")
     monkeypatch.setenv("kappamask_compression", "zstd")
