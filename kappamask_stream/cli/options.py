@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from kappamask_stream.cli.completion import complete_classes, complete_models, complete_sources
+from kappamask_stream.errors import UsageError
 
 WHICH = "Which products, which part of them"
 NETWORK = "Network"
@@ -279,3 +280,15 @@ Verbose = Annotated[
     bool,
     typer.Option("--verbose", "-v", help="Say more: retries, the server's doings.", rich_help_panel=TELLING),
 ]
+
+
+def require_radiometry(radiometry: str, model: str) -> None:
+    """Refuse km_predict's arithmetic for a network that was not trained on it.
+
+    Raises
+    ------
+    UsageError
+        With the remedy.
+    """
+    if radiometry == "km_predict" and model == "csmask":
+        raise UsageError("--radiometry km_predict is KappaMask's; csmask was trained on reflectance: leave it out")

@@ -7,7 +7,6 @@ import typer
 from kappamask_stream.cli import options as given
 from kappamask_stream.cli.setting_flags import MASKING_FLAGS, NO_FLAGS, SettingFlags, takes_setting_flags
 from kappamask_stream.cli.worker_options import TRITON_FLAGS
-from kappamask_stream.errors import UsageError
 
 
 @takes_setting_flags(MASKING_FLAGS, TRITON_FLAGS)
@@ -61,8 +60,7 @@ def run(
     from kappamask_stream.settings import load_settings
 
     settings = load_settings(**flags)
-    if radiometry == "km_predict" and model == "csmask":
-        raise UsageError("--radiometry km_predict is KappaMask's; csmask was trained on reflectance: leave it out")
+    given.require_radiometry(radiometry, model)
     order = Order(
         options=MaskOptions(
             radiometry=radiometry, mosaic=mosaic, compression=settings.compression, overwrite=overwrite,

@@ -10,7 +10,6 @@ from kappamask_stream.cli import worker_options as own
 from kappamask_stream.cli.feed_options import FILTER_FLAGS, split_filter
 from kappamask_stream.cli.queue_options import QUEUE_FLAGS
 from kappamask_stream.cli.setting_flags import MASKING_FLAGS, NO_FLAGS, SettingFlags, takes_setting_flags
-from kappamask_stream.errors import UsageError
 
 if TYPE_CHECKING:
     import signal
@@ -73,8 +72,7 @@ def worker(
     area = None if aoi is None else parse_aoi(aoi)
     if area is not None:
         wanted = replace(wanted, masked=WithinArea(area))
-    if radiometry == "km_predict" and model == "csmask":
-        raise UsageError("--radiometry km_predict is KappaMask's; csmask was trained on reflectance: leave it out")
+    given.require_radiometry(radiometry, model)
     order = Order(
         options=MaskOptions(
             radiometry=radiometry, mosaic=mosaic, compression=settings.compression,
