@@ -16,13 +16,14 @@ SEED ?= 7
 SIZE ?= 2304
 PRODUCT ?=
 WEIGHTS ?=
+PARTS ?=
 PRODUCTS ?= 300
 WORKERS ?= 3
 # Tests run side by side, each file in one process; every process has servers of its own.
 JOBS ?= 2
 KAPPAMASK := $(if $(WEIGHTS),--weights $(WEIGHTS))
 
-.PHONY: help demo test lint bench bench-sources full soak sbom audit server-env stores-env stac-schemas clean
+.PHONY: help demo test lint bench bench-sources bench-decode bench-transport bench-scaling full soak sbom audit server-env stores-env stac-schemas clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -65,6 +66,15 @@ bench: server-env  ## our wall time against the floors, in one run (PRODUCT=SAFE
 
 bench-sources: server-env stores-env  ## a product from a zip and from S3 against its directory, and an area of interest on S3
 	$(BIN)/python benchmarks/sources.py $(PRODUCT)
+
+bench-decode: server-env  ## what decoding costs: by resolution, by decoder, for areas of interest
+	$(BIN)/python benchmarks/decode.py $(PRODUCT) --whole
+
+bench-transport: server-env  ## client's CPU per tile over gRPC and over shared memory, to a real Triton
+	$(BIN)/python benchmarks/transport.py
+
+bench-scaling: server-env  ## how memory and cost grow with products and processes (PARTS="memory growth processes")
+	$(BIN)/python benchmarks/scaling.py $(PARTS)
 
 full: server-env  ## a full-size product against its labels, or with WEIGHTS against km_predict's golden tiles
 	$(BIN)/python benchmarks/full_product.py $(PRODUCT) $(KAPPAMASK)

@@ -1,7 +1,7 @@
 """Our wall time against the floors, measured in one run on one machine: `make bench [PRODUCT=…]`.
 
-* **decode floor**: every codestream tile that the model needs, read and decoded once, all cores, nothing else; tiles
-  whose bytes equal one that decoded to all zero are left out, as in the client.
+* **decode floor**: every codestream tile that the model needs, decoded once, all cores, nothing else; tiles whose bytes
+  equal one that decoded to all zero are left out, as in the client.
 * **inference floor**: the engine alone on the tiles that hold data, already in memory, with the best of a printed
   sweep of engines, streams, threads and batches.
 * **ours**: `kappamask-stream run` as a process of its own, from its start to its end, with the local Triton running.
@@ -21,29 +21,25 @@ import resource
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import psutil
 
+from kappamask_stream.bench.floor import compressed_units, decode_floor
+from kappamask_stream.bench.tiles import write_tile_set
 from kappamask_stream.grid import TileGrid
 from kappamask_stream.inference import TritonClient
-from kappamask_stream.jp2 import DecodePlan, ImagecodecsDecoder, TileStream
-from kappamask_stream.jp2.standalone import standalone_codestream, tile_identity
 from kappamask_stream.models import ModelChoice
 from kappamask_stream.planning import mask_size, plan_decoding
 from kappamask_stream.product import open_product
-from kappamask_stream.radiometry import offset_scale
 from kappamask_stream.server import ServerEnvironment, lease_local_server, server_status
 from kappamask_stream.sources import DirectorySource
 from kappamask_stream.synth import write_product
 
 if TYPE_CHECKING:
-    from kappamask_stream.contract import ModelContract
+    from kappamask_stream.bench.types import Floor
     from kappamask_stream.output import Radiometry
-    from kappamask_stream.product import Product
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "bench-output"
@@ -70,59 +66,8 @@ def find_product(given: Path | None) -> Path:
     return found
 
 
-def decode_floor(product: Path, plan: DecodePlan) -> dict[str, float]:
-    """Read and decode every needed codestream tile once, on all cores."""
-    decoder = ImagecodecsDecoder()
-    known: dict[int, set[bytes]] = {number: set() for number in range(len(plan.bands))}
-    handles = {band.path: (product / band.path).open("rb") for band in plan.bands}
-
-    def one(number: int) -> int:
-        unit = plan.units[number]
-        band = plan.bands[unit.band]
-        parts = [os.pread(handles[band.path].fileno(), length, offset) for offset, length in unit.tile.parts]
-        identity = tile_identity(unit.tile, parts)
-        if identity in known[unit.band]:
-            return 0
-        window = unit.tile.window
-        pixels = decoder.decode(
-            standalone_codestream(band.index, unit.tile, parts),
-            height=window.height,
-            width=window.width,
-            name=band.path,
-        )
-        if not pixels.any():
-            known[unit.band].add(identity)
-        return 1
-
-    wall, cpu = time.perf_counter(), time.process_time()
-    with ThreadPoolExecutor(CORES) as threads:
-        decoded = sum(threads.map(one, range(len(plan.units))))
-    figures = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "decoded": decoded}
-    for handle in handles.values():
-        handle.close()
-    return figures
-
-
-async def write_tiles(
-    product: Product, plan: DecodePlan, contract: ModelContract, radiometry: Radiometry, folder: Path
-) -> int:
-    """Put the tiles that hold data where the engine's sweep reads them."""
-    kept: dict[str, list[Any]] = {group.tensor: [] for group in contract.inputs}
-    with ThreadPoolExecutor(CORES) as threads:
-        async with TileStream(product.source, plan, executor=threads, workers=CORES) as stream:
-            async for pixels in stream:
-                if not pixels.is_empty and not pixels.tile.core.is_empty:
-                    for name, tensor in pixels.tensors.items():
-                        kept[name].append(tensor)
-    count = len(next(iter(kept.values())))
-    for name, tensors in kept.items():
-        np.save(folder / f"{name}.npy", np.stack(tensors))
-    vectors = offset_scale(
-        contract, offsets=product.offsets, quantification=product.quantification, radiometry=radiometry
-    )
-    for name, vector in zip(("OFFSET", "SCALE"), vectors, strict=True):
-        np.save(folder / f"{name}.npy", np.tile(vector, (count, 1)))
-    return count
+def as_figures(floor: Floor) -> dict[str, float]:
+    return {"wall_s": floor.wall_s, "cpu_s": floor.cpu_s, "decoded": floor.codestream_tiles}
 
 
 def inference_floor(
@@ -193,13 +138,14 @@ async def bench(path: Path, choice: ModelChoice, radiometry: Radiometry, rounds:
         assert status is not None
         plan = await plan_decoding(product, contract, TileGrid.of(contract, *mask_size(product, contract)))
         print(f"{product.name}, {contract.name}, {CORES} cores; {len(plan.units)} codestream tiles are needed")
-        count = await write_tiles(product, plan, contract, radiometry, pixels)
-        print(f"{len(plan.tiles)} tiles, {count} hold data\n")
+        found = await write_tile_set(product, contract, radiometry, pixels, most=len(plan.tiles))
+        print(f"{len(plan.tiles)} tiles, {found.count} hold data\n")
         tiles = 32 if choice.model == "csmask" else 8  # in a round of the sweep: KappaMask's cost more
         engine = inference_floor(environment, name, pixels, tiles=tiles, sweep=True)
+        parts = await compressed_units(product.source, plan)
         decodes, infers, ours = [], [], []
         for number in range(rounds):
-            decodes.append(decode_floor(path, plan))
+            decodes.append(as_figures(await decode_floor(plan, parts, threads=CORES)))
             again = engine if number == 0 else inference_floor(environment, name, pixels, tiles=tiles, sweep=False)
             infers.append(again["floor"])
             ours.append(run_ours(path, options, status["pid"]))

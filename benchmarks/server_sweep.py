@@ -30,7 +30,7 @@ from engine_sweep import pixels_of, random_tiles
 from tritonclient.utils import InferenceServerException
 
 from kappamask_stream.contract import ModelContract
-from server_models.repository import config_pbtxt
+from server_models.configuration import config_pbtxt
 from server_models.tritonserver import TritonProcess
 
 if TYPE_CHECKING:

@@ -30,16 +30,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import psutil
 import shapely
 from end_to_end import CORES, ROOT, WORK, find_product
 from rasterio.crs import CRS
 
 from kappamask_stream.aoi import AreaOfInterest
+from kappamask_stream.bench.null_client import NullClient
 from kappamask_stream.contract import ModelContract
 from kappamask_stream.destinations import FolderDestination
-from kappamask_stream.inference import BatchSizes, InferResult, TileRequest
 from kappamask_stream.jp2 import IndexCost, TileStream, index_bands
 from kappamask_stream.opening import opened_product
 from kappamask_stream.output import MaskOptions
@@ -58,29 +57,6 @@ if TYPE_CHECKING:
 KEY_ID, SECRET = "KEYOFBENCH", "SECRETOFBENCH"
 BUCKET = "full"
 SHARE = 0.05
-
-
-class NullClient:
-    """Answers at once: bright pixels of the first band are class 4, others class 1."""
-
-    def __init__(self, contract: ModelContract) -> None:
-        self.contract = contract
-
-    async def infer(self, request: TileRequest) -> InferResult:
-        group = next(g for g in self.contract.inputs if g.gsd_m == self.contract.gsd_m)
-        return InferResult(labels=np.where(request.tensors[group.tensor][0] > 3000, np.uint8(4), np.uint8(1)))
-
-    async def is_ready(self) -> bool:
-        return True
-
-    async def require_unchanged(self) -> None:
-        pass
-
-    async def batch_sizes(self) -> BatchSizes:
-        return BatchSizes(reason="no server")
-
-    async def aclose(self) -> None:
-        pass
 
 
 def kappamask_contract() -> ModelContract:

@@ -29,7 +29,7 @@ class MaskerOptions(TypedDict, total=False):
     weights : KappaMask's weights for the server on this machine; default: those fetched.
     triton : ``grpc://HOST:PORT``; default: as the settings say, else a Triton on this machine.
     keep_server : True leaves the local server running.
-    settings : limits and places; default: ``KAPPAMASK_*`` and the configuration file.
+    settings : limits and places (`processes` is for `run` alone); default: ``KAPPAMASK_*`` and the configuration file.
     s3 : how object stores are reached; default: as the settings say, with the usual chain of credentials.
     output_s3 : the same for outputs; default: as the settings say, else as ``s3``.
     """

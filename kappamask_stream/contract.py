@@ -16,7 +16,7 @@ from kappamask_stream.errors import ContractError
 
 #: Version of the JSON document, ``(major, minor)``. A reader accepts every minor version of its own major
 #: version: within one, fields are only added, with defaults, and unknown fields are ignored.
-SCHEMA_VERSION = (1, 1)
+SCHEMA_VERSION = (1, 2)
 
 #: Key of the contract in a Triton model configuration's ``parameters``.
 PARAMETER_KEY = "contract"
@@ -34,21 +34,25 @@ class BandGroup:
 
     Attributes
     ----------
-    gsd_m : ground sampling distance in metres of the files that are read.
+    gsd_m : ground sampling distance in metres of the pixels, and of the files that are read.
     bands : band names in the order of the tensor's second axis, e.g. ``("B02", "B03")``.
     tile : height and width of a tile in pixels of this resolution.
     stride : distance between two tiles in pixels of this resolution.
+    file_gsd_m : of the files, where they are read at half their resolution: the low-pass band of JPEG 2000's 5/3
+        wavelet, whose pixels stand a quarter of a pixel above and left of where means of 2 x 2 would. None: the files
+        are of `gsd_m`. Since schema 1.2; a client that does not know it finds no such tensor in the model, and says so.
     """
 
     gsd_m: int
     bands: tuple[str, ...]
     tile: int
     stride: int
+    file_gsd_m: int | None = None
 
     @property
     def tensor(self) -> str:
-        """Name of the input tensor, e.g. ``DN_10M``."""
-        return f"DN_{self.gsd_m}M"
+        """Name of the input tensor, e.g. ``DN_10M``; of files at half resolution ``DN_20M_OF_10M``."""
+        return f"DN_{self.gsd_m}M" if self.file_gsd_m is None else f"DN_{self.gsd_m}M_OF_{self.file_gsd_m}M"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +78,7 @@ class ModelContract:
     gsd_m : ground sampling distance of the mask, metres.
     tile_size : height and width of a tile of the mask, pixels.
     margin : pixels that are dropped on each inner edge of a tile (`crop`) or blended (`blend`).
-    inputs : one group per resolution, finest first.
+    inputs : one group per resolution and way of reading, finest files first.
     channels : bands in the order in which the network sees them; OFFSET and SCALE follow it.
     divisors : per channel, the value that becomes 1.0: see `dn_unit`.
     dn_unit : ``full_scale``: x = DN / (65535 * divisor); ``quantification``: x = DN / (the product's
@@ -137,7 +141,19 @@ class ModelContract:
             raise ContractError(
                 f"contract of {self.name}: margin {self.margin} does not fit tile size {self.tile_size}"
             )
+        read_as = [(band, group.gsd_m) for group in self.inputs for band in group.bands]
+        twice = {entry for entry in read_as if read_as.count(entry) > 1}
+        if twice or len({group.tensor for group in self.inputs}) < len(self.inputs):
+            raise ContractError(
+                f"contract of {self.name}: bands {sorted(twice)} stand in two groups, or two groups of "
+                f"{[group.tensor for group in self.inputs]} have one name"
+            )
         for group in self.inputs:
+            if group.file_gsd_m is not None and 2 * group.file_gsd_m != group.gsd_m:
+                raise ContractError(
+                    f"contract of {self.name}: files of {group.file_gsd_m} m read at half resolution have pixels of "
+                    f"{2 * group.file_gsd_m} m, the group has {group.gsd_m} m"
+                )
             if group.stride * group.gsd_m != self.stride * self.gsd_m:
                 raise ContractError(
                     f"contract of {self.name}: {group.tensor} moves {group.stride * group.gsd_m} m a tile, "
@@ -166,7 +182,11 @@ class ModelContract:
 
     def to_json(self) -> str:
         """Write the canonical JSON document (sorted keys, no white space)."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        document = asdict(self)
+        for group in document["inputs"]:
+            if group["file_gsd_m"] is None:  # documents of before schema 1.2 keep their digest
+                del group["file_gsd_m"]
+        return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> ModelContract:
@@ -210,6 +230,7 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
             bands=_strings(g["bands"]),
             tile=_positive(g["tile"]),
             stride=_positive(g["stride"]),
+            file_gsd_m=None if g.get("file_gsd_m") is None else _positive(g["file_gsd_m"]),
         )
         for g in known["inputs"]
     )

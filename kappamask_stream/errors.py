@@ -26,6 +26,7 @@
     │   ├── QueueAccessError           no permission
     │   ├── MessageRefusedError        one message cannot be sent: too large, or what it holds
     │   └── QueueUnavailableError      (retryable) it cannot be reached, or is overloaded
+    ├── ProcessEndedError     exit 1   (retryable) a process that masked products was killed: out of memory, say
     └── InternalError         exit 1   a fault of this program: any exception that is not of this tree
 
 A message says what, which file, the two numbers and the remedy. Foreign exceptions are translated once,
@@ -170,6 +171,12 @@ class MessageRefusedError(QueueError):
 
 class QueueUnavailableError(QueueError):
     """A queue or topic cannot be reached, is overloaded, or broke off again and again."""
+
+    retryable = True
+
+
+class ProcessEndedError(KappaMaskError):
+    """A process that products were handed to ended before they did: it was killed, or the machine is out of memory."""
 
     retryable = True
 

@@ -50,6 +50,11 @@ class Window:
             max(0, min(self.col_end, other.col_end) - col),
         )
 
+    def around(self, other: Window) -> Window:
+        """Return the least window that holds both."""
+        row, col = min(self.row, other.row), min(self.col, other.col)
+        return Window(row, col, max(self.row_end, other.row_end) - row, max(self.col_end, other.col_end) - col)
+
     def seen_from(self, origin: Window) -> Window:
         """Return the same pixels in rows and columns counted from another window's corner."""
         return Window(self.row - origin.row, self.col - origin.col, self.height, self.width)

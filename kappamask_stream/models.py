@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from kappamask_stream.server.lease import LocalServer
     from kappamask_stream.settings import Settings
 
 #: Seconds for which the first product waits for a server; for which the next ones take it for dead where that was in
@@ -95,7 +96,8 @@ class ModelPool:
         is to make KappaMask from none, or half precision is asked of it.
 
     State: by name, the client and what products share of it (the newest one where the server was given another model);
-    until when the endpoint counts as dead, and of what; and what tells how full the server is.
+    until when the endpoint counts as dead, and of what; what tells how full the server is; and the local server, once
+    it is leased.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class ModelPool:
         self._lock = asyncio.Lock()
         self._stack = AsyncExitStack()
         self._pressure: Pressure | None = None
+        self._local: LocalServer | None = None
         if settings.triton_metrics is not None:
             self._tell_pressure(MetricsPressure(settings.triton_metrics, ca=settings.triton_ca))
 
@@ -180,6 +183,23 @@ class ModelPool:
             await (self._renew(name) if name in self._models else self._connect_first(name))
             return self._models[name][1]
 
+    def connected(self, level: str) -> TritonClient:
+        """Return the client of the model that `get` has returned for a product level; the pool closes it."""
+        return self._models[self._choice.served_name(level)][0]
+
+    @property
+    def metrics_urls(self) -> tuple[str, ...]:
+        """Where the server's metrics are: the local one's, once it is connected; else those set; empty: nobody said."""
+        if self._local is not None:
+            return (self._local.metrics_url,)
+        named = (self._settings.triton_metrics or "").split(",")
+        return tuple(url.strip() for url in named if url.strip())
+
+    @property
+    def memory_key(self) -> str | None:
+        """The local server's key for shared memory, once it is connected; None for a server elsewhere."""
+        return None if self._local is None else self._local.memory_key
+
     async def pending(self) -> float | None:
         """Return requests for the connected models that wait in the server, in each of several on average.
 
@@ -198,7 +218,7 @@ class ModelPool:
         self._stack.push_async_callback(pressure.aclose)
 
     def _hold(self, name: str, client: TritonClient) -> None:
-        self._models[name] = (client, ServedModel.of(client, self._settings.max_in_flight))
+        self._models[name] = (client, ServedModel.of(client, self._settings.max_in_flight, client.new_tensors))
 
     async def _connect_first(self, name: str) -> None:
         """Connect; an endpoint that was dead a moment ago is not waited for again by each product."""
@@ -238,6 +258,7 @@ class ModelPool:
                 on_progress=self._on_progress,
             )
         )
+        self._local = server
         if self._pressure is None:
             self._tell_pressure(MetricsPressure(server.metrics_url))
         client = await TritonClient.connect(
@@ -245,6 +266,8 @@ class ModelPool:
             server.model_name,
             infer_timeout_s=settings.infer_timeout_s,
             server_wait_s=server_wait_s,
+            shared_memory=settings.shared_memory == "auto",
+            memory_key=server.memory_key,
         )
         return await self._stack.enter_async_context(client)
 

@@ -26,6 +26,8 @@ def nodata_mask(tensors: Mapping[str, NDArray[np.uint16]], contract: ModelContra
     -------
     bool ``[tile, tile]``, True where there is no data; None where all pixels hold data.
     """
+    if any(band.all() for group in reversed(contract.inputs) for band in tensors[group.tensor]):
+        return None  # most tiles, and the coarsest bands have few pixels to look at
     holds_data = np.zeros((contract.tile_size, contract.tile_size), np.bool_)
     for group in contract.inputs:
         some_band: NDArray[np.bool_] = np.not_equal(np.bitwise_or.reduce(tensors[group.tensor], axis=0), 0)

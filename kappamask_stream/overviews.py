@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_LAST = np.uint8(255)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OverviewBlock:
     """A finished block of one overview; level 1 has half the resolution of the mask."""
@@ -37,18 +40,29 @@ def decimate(pixels: NDArray[np.uint8], nodata: int) -> NDArray[np.uint8]:
 
     Pixels without data have no vote unless all four are so; of several majorities the lowest class wins.
     """
-    a, b, c, d = pixels[::2, ::2], pixels[::2, 1::2], pixels[1::2, ::2], pixels[1::2, 1::2]
-    if (a == b).all() and (a == c).all() and (a == d).all():
-        return np.ascontiguousarray(a)
+    upper, lower = pixels[::2], pixels[1::2]
+    if (upper == lower).all() and (upper[:, ::2] == upper[:, 1::2]).all():
+        return np.ascontiguousarray(upper[:, ::2])
     # nodata sorts last as 255, so that among equal counts data is before it and lower classes before higher.
-    four = np.sort(np.stack([np.where(p == nodata, np.uint8(255), p) for p in (a, b, c, d)]), axis=0)
-    first, second, third, fourth = four
+    votes = _chosen(pixels == nodata, _LAST, pixels)
+    # A network of five comparisons: np.sort takes ten times as long.
+    low, high = np.minimum(votes[::2], votes[1::2]), np.maximum(votes[::2], votes[1::2])
+    first, middle = np.minimum(low[:, ::2], low[:, 1::2]), np.maximum(low[:, ::2], low[:, 1::2])
+    other, fourth = np.minimum(high[:, ::2], high[:, 1::2]), np.maximum(high[:, ::2], high[:, 1::2])
+    second, third = np.minimum(middle, other), np.maximum(middle, other)
     # Sorted, a majority is a run of two or more: at the start (where it wins ties), in the middle, or at the end.
-    winner = np.where(
-        first == second, first, np.where(second == third, second, np.where(third == fourth, third, first))
-    )
-    winner = np.where(winner == 255, first, winner)  # noqa: PLR2004 - nodata outvotes nothing
-    return np.where(winner == 255, np.uint8(nodata), winner)  # noqa: PLR2004
+    winner = _chosen(third == fourth, third, first)
+    winner = _chosen(first == second, first, _chosen(second == third, second, winner))
+    winner = _chosen(winner == _LAST, first, winner)  # nodata outvotes nothing
+    return _chosen(winner == _LAST, np.uint8(nodata), winner)
+
+
+def _chosen(
+    condition: NDArray[np.bool_], yes: NDArray[np.uint8] | np.uint8, no: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Return what np.where does, with bits as masks: it branches at each pixel, and takes many times as long."""
+    bits: NDArray[np.uint8] = no ^ ((yes ^ no) & np.negative(condition.view(np.uint8)))
+    return bits
 
 
 def average(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

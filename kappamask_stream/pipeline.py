@@ -14,6 +14,7 @@ import time
 from collections import deque
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -187,15 +188,18 @@ class _Run:
         self.progress.started = time.monotonic()
         self.progress.state = "streaming"
         held = reservation(decode_plan, self.resources.settings)
+        new = self.model.new_tensors
         self.stream = TileStream(
             self.job.product.source,
             decode_plan,
             executor=self.resources.decoders,
-            workers=self.resources.settings.decode_threads,
+            workers=self.resources.decode_threads,
+            decoder=self.resources.decoder,
             reservation_bytes=held,
             read_ahead=self.resources.settings.read_ahead_tiles,
             compressed_bytes=self.resources.settings.store_read_ahead_mb * 1024 * 1024,
             on_busy=self.clock.note,
+            new_tensors=None if new is None else partial(new, probabilities=self.probabilities),
         )
         async with AsyncExitStack() as parts:
             for extra in self.extras:
@@ -245,7 +249,7 @@ class _Run:
                         await self._dispatch(pixels, tasks)
                 await self._pass_unread()
         except BaseExceptionGroup as group:
-            raise _first_cause(group) from None
+            raise first_cause(group) from None
 
     async def _pass_unread(self, *, before: int | None = None) -> None:
         """Add the tiles outside the area of interest that come before a tile: in order, so that few blocks wait."""
@@ -367,7 +371,7 @@ class _Run:
         self.progress.retried(cause, text)
 
 
-def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Unwrap a task group's failure for people: the first error of ours, else the first error."""
     flat: list[BaseException] = []
     pending: list[BaseException] = [group]

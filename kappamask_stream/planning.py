@@ -11,13 +11,15 @@ from kappamask_stream.dilation import growths
 from kappamask_stream.errors import ProductError
 from kappamask_stream.frame import MaskFrame
 from kappamask_stream.grid import TileGrid, Window
-from kappamask_stream.jp2 import DecodePlan, bands_of, index_bands, wanted_tiles
+from kappamask_stream.jp2 import DecodePlan, ReducedBand, bands_of, index_bands, wanted_tiles
 from kappamask_stream.mosaic import CropMosaic
+from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from kappamask_stream.aoi import ProductArea
+    from kappamask_stream.bands import BandFile, BandIndex
     from kappamask_stream.contract import ModelContract
     from kappamask_stream.dilation import Growth
     from kappamask_stream.grid import Tile
@@ -146,7 +148,7 @@ async def plan_decoding(
     opened = await index_bands(product.source, list(paths.values()), wanted=wanted, cost=cost)
     for path, index in opened.items():
         require_place(product.source.label, path, index, epsg=product.epsg, ulx=product.ulx, uly=product.uly)
-    indexes = {key: fitted(opened[file.path], file, key[1]) for key, file in files.items()}
+    indexes = {key: _at(key[1], opened[file.path], file) for key, file in files.items()}
     for (band, gsd_m), path in paths.items():
         found, said = (indexes[band, gsd_m].height, indexes[band, gsd_m].width), product.sizes.get(gsd_m)
         if said is not None and found != said:
@@ -155,7 +157,12 @@ async def plan_decoding(
                 f"{said[0]} x {said[1]} for {gsd_m} m: the file or MTD_TL.xml is wrong ({band})"
             )
     bands = bands_of(contract, indexes, paths)
-    return DecodePlan.of(bands, tiles)
+    return await in_thread(None, DecodePlan.of, bands, tiles)  # 0.1 s for a full product
+
+
+def _at(gsd_m: int, index: BandIndex, file: BandFile) -> BandIndex:
+    """Return a file's index at the contract's resolution, made of it in the way that the contract says."""
+    return ReducedBand(index) if file.is_reduced else fitted(index, file, gsd_m)
 
 
 def mask_size(product: Product, contract: ModelContract) -> tuple[int, int]:

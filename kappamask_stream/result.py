@@ -115,6 +115,23 @@ class StageClock:
         return Timeline(spans={stage: tuple(found) for stage, found in spans.items()}, seconds=now - self._started)
 
 
+def peak_rss_bytes() -> int | None:
+    """Return this process's peak resident set size in bytes, None where the system does not tell.
+
+    On Linux from VmHWM: getrusage would count what the process was before exec.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), None)
+    return None if line is None else int(line.split()[1]) * 1024
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProductResult:
     """How one product ended.
@@ -143,6 +160,7 @@ class ProductResult:
     fingerprint : of product, model, weights, radiometry, mosaic and contract.
     retries : requests that were sent again.
     notes : what people should know of the mask: which offsets were believed, which bands were resampled.
+    peak_rss_bytes : of the process that masked it, when it ended; None where the system does not tell.
     """
 
     product: str
@@ -168,6 +186,7 @@ class ProductResult:
     fingerprint: str | None = None
     retries: int = 0
     notes: tuple[str, ...] = ()
+    peak_rss_bytes: int | None = field(default_factory=peak_rss_bytes, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``--json`` prints, one per product."""
@@ -191,7 +210,7 @@ class ProductResult:
             "requests": self.requests,
             "bytes_read": self.bytes_read,
             "tail_seconds": None if self.tail_seconds is None else round(self.tail_seconds, 3),
-            "peak_rss_bytes": peak_rss_bytes(),
+            "peak_rss_bytes": self.peak_rss_bytes,
             "classes": {name: round(share, 6) for name, share in self.classes.items()},
             "stages": {stage: round(seconds, 3) for stage, seconds in self.stages.items()},
             "model": self.model,
@@ -201,20 +220,3 @@ class ProductResult:
             "notes": list(self.notes),
             "fingerprint": self.fingerprint,
         }
-
-
-def peak_rss_bytes() -> int | None:
-    """Return this process's peak resident set size in bytes, None where the system does not tell.
-
-    On Linux from VmHWM: getrusage would count what the process was before exec.
-    """
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        import resource
-        import sys
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-    line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), None)
-    return None if line is None else int(line.split()[1]) * 1024

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from contextlib import asynccontextmanager
+from collections import deque
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -24,7 +25,7 @@ from kappamask_stream.stac import Catalogues, StacExtra
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
     from kappamask_stream.contract import ModelContract
@@ -35,38 +36,6 @@ if TYPE_CHECKING:
     from kappamask_stream.resources import Resources, ServedModel
     from kappamask_stream.s3 import Stores
     from kappamask_stream.sources.hrefs import MayRead
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workshop:
-    """What all products of a process are masked with; whoever made the parts closes them.
-
-    Attributes
-    ----------
-    models, resources, stores : as they were opened.
-    slots : `products_at_once` of them; a product in work holds one.
-    turns : of jobs that write the same files.
-    catalogues : of the folders that are written to; whoever masks adds the results and finishes them.
-    """
-
-    models: ModelPool
-    resources: Resources
-    stores: Stores
-    slots: asyncio.Semaphore = field(init=False, repr=False)
-    turns: Turns = field(init=False, repr=False)
-    catalogues: Catalogues = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "slots", asyncio.Semaphore(self.resources.settings.products_at_once))
-        object.__setattr__(self, "turns", Turns())
-        object.__setattr__(self, "catalogues", Catalogues(self.stores, self._contract))
-
-    def output(self, order: Order) -> str | Path:
-        """Return the folder or ``s3://`` prefix that receives a folder per product."""
-        return self.resources.settings.output if order.output is None else order.output
-
-    async def _contract(self, level: str) -> ModelContract:
-        return (await self.models.get(level)).client.contract
 
 
 class Turns:
@@ -93,6 +62,37 @@ class Turns:
         async with lock:
             progress.state, progress.note = state, note
             yield
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """What all products of a process are masked with; whoever made the parts closes them.
+
+    Attributes
+    ----------
+    models, resources, stores : as they were opened.
+    turns : of jobs that write the same files.
+    slots : `products_at_once` of them; a product in work holds one.
+    catalogues : of the folders that are written to; whoever masks adds the results and finishes them.
+    """
+
+    models: ModelPool
+    resources: Resources
+    stores: Stores
+    turns: Turns = field(default_factory=Turns, repr=False)
+    slots: asyncio.Semaphore = field(init=False, repr=False)
+    catalogues: Catalogues = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slots", asyncio.Semaphore(self.resources.settings.products_at_once))
+        object.__setattr__(self, "catalogues", Catalogues(self.stores, self._contract))
+
+    def output(self, order: Order) -> str | Path:
+        """Return the folder or ``s3://`` prefix that receives a folder per product."""
+        return self.resources.settings.output if order.output is None else order.output
+
+    async def _contract(self, level: str) -> ModelContract:
+        return (await self.models.get(level)).client.contract
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,24 +147,47 @@ async def mask_products(
     async def one(where: str) -> ProductResult:
         progress = ProductProgress(product=shown_url(where))
         async with workshop.slots:
-            started = time.monotonic()
             if on_start is not None:
                 on_start(progress)
-            try:
-                return await mask_one(where, workshop, order, progress)
-            except Exception as error:  # noqa: BLE001 - it is reported with the product, the others go on
-                progress.state = "failed"
-                return ProductResult(
-                    product=progress.product,
-                    status="failed",
-                    error=of_ours(error),
-                    seconds=time.monotonic() - started,
-                )
+            return await masked(where, workshop, order, progress)
 
-    tasks = [asyncio.create_task(one(where), name=f"mask {shown_url(where)}") for where in wheres]
+    slots = [one] * workshop.resources.settings.products_at_once
+    async with aclosing(in_turn(wheres, slots, fail_fast=fail_fast)) as stream:
+        async for result in stream:
+            yield result
+
+
+async def in_turn(
+    wheres: Sequence[str], slots: Sequence[Callable[[str], Awaitable[ProductResult]]], *, fail_fast: bool = False
+) -> AsyncGenerator[ProductResult]:
+    """Do the same for each product, one at a time in each slot, and yield each result as it comes.
+
+    A slot that is free takes the next product, whether or not its result has been taken: so what a product costs does
+    not depend on how many there are.
+
+    Parameters
+    ----------
+    slots : what is done with a product in each; an exception ends all, and is raised.
+    fail_fast : True cancels the rest when one has failed.
+    """
+    waiting = deque(wheres)
+    ended: asyncio.Queue[ProductResult | Exception] = asyncio.Queue()
+
+    async def work(task: Callable[[str], Awaitable[ProductResult]]) -> None:
+        try:
+            while waiting:
+                where = waiting.popleft()
+                _name_task(where)
+                ended.put_nowait(await task(where))
+        except Exception as error:  # noqa: BLE001 - it is raised where results are taken
+            ended.put_nowait(error)
+
+    tasks = [asyncio.create_task(work(slot)) for slot in slots[: len(wheres)]]
     try:
-        for ended in asyncio.as_completed(tasks):
-            result = await ended
+        for _ in wheres:
+            result = await ended.get()
+            if isinstance(result, Exception):
+                raise result
             yield result
             if fail_fast and result.status == "failed":
                 return
@@ -172,6 +195,28 @@ async def mask_products(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _name_task(where: str) -> None:
+    """Let what is said of a task that hangs name its product."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.set_name(f"mask {shown_url(where)}")
+
+
+async def masked(where: str, workshop: Workshop, order: Order, progress: ProductProgress) -> ProductResult:
+    """Do what `mask_one` does; a failure, for whatever reason, is a result, too."""
+    started = time.monotonic()
+    try:
+        return await mask_one(where, workshop, order, progress)
+    except Exception as error:  # noqa: BLE001 - it is reported with the product, the others go on
+        return failed(progress, of_ours(error), time.monotonic() - started)
+
+
+def failed(progress: ProductProgress, error: KappaMaskError, seconds: float) -> ProductResult:
+    """Return the result of a product that failed so long after its turn came."""
+    progress.state = "failed"
+    return ProductResult(product=progress.product, status="failed", error=error, seconds=seconds)
 
 
 async def mask_one(

@@ -1,7 +1,8 @@
-"""A few tiles of a product with all that a server needs to answer them, in a file: what a model is checked on."""
+"""Tiles of a product with all that a server needs to answer them: what a model is checked, and measured, on."""
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from kappamask_stream.contract import ModelContract
     from kappamask_stream.grid import Tile
     from kappamask_stream.output import Radiometry
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Tiles of which less is covered are taken only where no better ones are.
 _WELL_COVERED = 0.5
-_THREADS = 2
+_THREADS = max(2, min(8, os.cpu_count() or 1))
 
 
 async def write_tiles(
@@ -50,34 +53,72 @@ async def write_tiles(
     OutputError
         If the file cannot be written.
     """
-    if product.level != contract.level:
-        raise ProductError(
-            f"{product.name} is a {product.level} product, the model {contract.name} was trained on {contract.level}"
-        )
-    grid = TileGrid.of(contract, *mask_size(product, contract))
-    plan = await plan_decoding(product, contract, grid)
-    covered = await _covered(product, plan)
-    if not covered:
-        raise ProductError(f"{product.name} holds no data: there is nothing to check a model on")
-    chosen = spread(covered, count)
-    kept: dict[str, list[Any]] = {group.tensor: [] for group in contract.inputs}
-    with ThreadPoolExecutor(_THREADS) as threads:
-        wanted = DecodePlan.of(plan.bands, chosen)
-        async with TileStream(product.source, wanted, executor=threads, workers=_THREADS) as stream:
-            async for pixels in stream:
-                for name, tensor in pixels.tensors.items():
-                    kept[name].append(tensor)
-    offset, scale = offset_scale(
-        contract, offsets=product.offsets, quantification=product.quantification, radiometry=radiometry
-    )
-    vectors = {name: np.tile(vector, (len(chosen), 1)) for name, vector in (("OFFSET", offset), ("SCALE", scale))}
-    arrays: dict[str, Any] = {name: np.stack(tensors) for name, tensors in kept.items()} | vectors
+    plan = await plan_for(product, contract)
+    chosen = spread(await covered(product, plan), count)
+    arrays: dict[str, Any] = await cut(product, contract, radiometry, plan, chosen)
     try:
         with path.open("wb") as file:  # under the very name, which np.savez would change
             np.savez(file, **arrays)
     except OSError as error:
         raise OutputError(f"cannot write tiles of {product.name} to {path}: {error.strerror}") from error
-    return len(chosen)
+    return len(arrays["OFFSET"])
+
+
+async def plan_for(product: Product, contract: ModelContract) -> DecodePlan:
+    """Plan to decode all of a product.
+
+    Raises
+    ------
+    ProductError
+        If the product is of another level than the model.
+    InputError
+        If a band is missing or damaged.
+    """
+    if product.level != contract.level:
+        raise ProductError(
+            f"{product.name} is a {product.level} product, the model {contract.name} was trained on {contract.level}"
+        )
+    return await plan_decoding(product, contract, TileGrid.of(contract, *mask_size(product, contract)))
+
+
+async def cut(
+    product: Product, contract: ModelContract, radiometry: Radiometry, plan: DecodePlan, tiles: Sequence[Tile]
+) -> dict[str, NDArray[Any]]:
+    """Cut tiles; those without data are left out.
+
+    Parameters
+    ----------
+    plan : of the whole product.
+    tiles : in the order of the grid.
+
+    Returns
+    -------
+    Per input of the model, OFFSET and SCALE among them, ``[n, …]``.
+
+    Raises
+    ------
+    ProductError
+        If none holds data.
+    InputError
+        If a band is damaged.
+    """
+    # Pages that no tile comes to are never touched, and so take no memory.
+    kept = {g.tensor: np.empty((len(tiles), len(g.bands), g.tile, g.tile), np.uint16) for g in contract.inputs}
+    wanted, found = DecodePlan.of(plan.bands, tiles), 0
+    with ThreadPoolExecutor(_THREADS) as threads:
+        async with TileStream(product.source, wanted, executor=threads, workers=_THREADS) as stream:
+            async for pixels in stream:
+                if not pixels.is_empty and not pixels.tile.core.is_empty:
+                    for name, tensor in pixels.tensors.items():
+                        kept[name][found] = tensor
+                    found += 1
+    if not found:
+        raise ProductError(f"{product.name} holds no data: there is no tile to take from it")
+    offset, scale = offset_scale(
+        contract, offsets=product.offsets, quantification=product.quantification, radiometry=radiometry
+    )
+    arrays = {name: array[:found] for name, array in kept.items()}
+    return arrays | {"OFFSET": np.tile(offset, (found, 1)), "SCALE": np.tile(scale, (found, 1))}
 
 
 def spread(tiles: Sequence[tuple[Tile, float]], count: int) -> list[Tile]:
@@ -93,7 +134,7 @@ def spread(tiles: Sequence[tuple[Tile, float]], count: int) -> list[Tile]:
     return [good[(2 * i + 1) * len(good) // (2 * count)] for i in range(count)]
 
 
-async def _covered(product: Product, plan: DecodePlan) -> list[tuple[Tile, float]]:
+async def covered(product: Product, plan: DecodePlan) -> list[tuple[Tile, float]]:
     """Return the tiles that hold data in the coarsest band, which costs least to decode, with their shares."""
     coarsest = max(plan.bands, key=lambda band: (band.group.gsd_m, -band.channel))
     found = []

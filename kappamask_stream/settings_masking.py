@@ -69,7 +69,7 @@ class MaskingSettings(BaseSettings):
         default_factory=_cores,
         ge=1,
         description="Threads that decode JPEG 2000; more than cores do not help.",
-        json_schema_extra={"default": "the cores that this process may use"},
+        json_schema_extra={"default": "the cores that this process may use; 64 where a GPU decodes"},
     )
     read_ahead_tiles: int = Field(
         default=8, ge=1, description="Compressed codestream tiles read ahead of the decoder, per product."
@@ -91,6 +91,25 @@ class MaskingSettings(BaseSettings):
         ge=1,
         description="Products in work at once; the second is read while the first is answered.",
         json_schema_extra={"flag": "--concurrency"},
+    )
+    processes: int = Field(
+        default=1,
+        ge=1,
+        description="For `run`: processes that products are spread over. Each has an event loop, its share of "
+        "`decode_threads`, and `memory_budget_mb`, `products_at_once` and `max_in_flight` of its own: more where one loop "
+        "is the limit.",
+        json_schema_extra={"flag": "--processes"},
+    )
+    shared_memory: Literal["auto", "off"] = Field(
+        default="auto",
+        description="Tensors go through shared memory where the server is on this machine and lets it (auto), or "
+        "always over gRPC (off).",
+        json_schema_extra={"flag": "--shared-memory"},
+    )
+    decoder: Literal["cpu", "gpu"] = Field(
+        default="cpu",
+        description="What decodes JPEG 2000: OpenJPEG on the CPU, or nvJPEG2000 on an NVIDIA GPU of this machine.",
+        json_schema_extra={"flag": "--decoder"},
     )
     infer_timeout_s: float = Field(default=120.0, gt=0, description="Seconds after which a request counts as lost.")
     server_wait_s: float = Field(

@@ -85,7 +85,7 @@ def _limit_memory() -> None:
 
 
 def _configs(args: argparse.Namespace) -> None:
-    from server_models.repository import write_examples
+    from server_models.examples import write_examples
 
     for path in write_examples(args.folder):
         _say(event="written", path=str(path))
@@ -132,7 +132,7 @@ def main() -> None:
     commands.add_parser("list", parents=[repository]).set_defaults(command=_list)
     build = commands.add_parser("build", parents=[repository])
     build.add_argument("model")
-    build.add_argument("--flavour", choices=["python", "onnxruntime", "torch"], default="python")
+    build.add_argument("--flavour", choices=["python", "onnxruntime", "tensorrt", "torch"], default="python")
     build.add_argument("--weights", type=Path)
     build.set_defaults(command=_build)
     contract = commands.add_parser("contract", parents=[repository])

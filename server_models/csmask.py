@@ -12,7 +12,7 @@ import importlib.util
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kappamask_stream.contract import FAULT_LABEL, BandGroup, MaskClass, ModelContract
 from kappamask_stream.errors import ServerSetupError
+from server_models.recentring import recentred
 
 OPSET, IR_VERSION = 17, 8
 TILE, MARGIN = 256, 26
@@ -37,7 +38,10 @@ CLASSES = (
 #: Class values of the network's outputs, put in ascending order: clear, shadow, cloud.
 _ORDER, _VALUES = (0, 2, 1), (1, 2, 4)
 
-_INPUTS = {
+#: A product level, and how its 10 m files are read where it is not by averaging them.
+Variant = Literal["L1C", "L2A", "L1C_reduced"]
+
+_INPUTS: dict[Variant, tuple[BandGroup, ...]] = {
     "L2A": (BandGroup(gsd_m=20, bands=("B02", "B03", "B04", "B8A", "B11", "B12"), tile=TILE, stride=STRIDE),),
     # L1C has no 20 m files of the visible bands: those of 10 m are averaged in the graph, near infrared is B08. It is
     # digital numbers that are averaged, as a 20 m pixel would have been measured; offset and clamp come after. Clamped
@@ -46,17 +50,23 @@ _INPUTS = {
         BandGroup(gsd_m=10, bands=("B02", "B03", "B04", "B08"), tile=2 * TILE, stride=2 * STRIDE),
         BandGroup(gsd_m=20, bands=("B11", "B12"), tile=TILE, stride=STRIDE),
     ),
+    # The same bands from a quarter of the coded data: what the 5/3 wavelet leaves of 10 m files at half resolution.
+    "L1C_reduced": (
+        BandGroup(gsd_m=20, file_gsd_m=10, bands=("B02", "B03", "B04", "B08"), tile=TILE, stride=STRIDE),
+        BandGroup(gsd_m=20, bands=("B11", "B12"), tile=TILE, stride=STRIDE),
+    ),
 }
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 
-def contract(level: str, weights_sha256: str, *, max_batch: int = 8) -> ModelContract:
-    """Return the contract of csmask for a product level."""
-    inputs = _INPUTS[level]
+def contract(variant: Variant, weights_sha256: str, *, max_batch: int = 8) -> ModelContract:
+    """Return the contract of csmask for a product level and a way of reading it."""
+    inputs = _INPUTS[variant]
     channels = tuple(band for group in inputs for band in group.bands)
     return ModelContract(
-        name=f"csmask_{level.lower()}",
+        name=f"csmask_{variant.lower()}",
         family="csmask",
-        level=level,
+        level=_level(variant),
         architecture="EfficientNetB4-Unet",
         precision="f32",
         gsd_m=20,
@@ -79,7 +89,11 @@ def contract(level: str, weights_sha256: str, *, max_batch: int = 8) -> ModelCon
     )
 
 
-def published_contract(level: str) -> ModelContract:
+def _level(variant: Variant) -> str:
+    return variant.partition("_")[0]
+
+
+def published_contract(variant: Variant) -> ModelContract:
     """Return the contract of csmask as the package's weights make it.
 
     Raises
@@ -87,22 +101,22 @@ def published_contract(level: str) -> ModelContract:
     ServerSetupError
         If the package ukis-csmask is not installed.
     """
-    return contract(level, hashlib.sha256(_weights(level).read_bytes()).hexdigest())
+    return contract(variant, hashlib.sha256(_weights(_level(variant)).read_bytes()).hexdigest())
 
 
-def build(level: str, destination: Path) -> ModelContract:
-    """Write the graph for a product level to `destination` (ONNX) and return its contract.
+def build(variant: Variant, destination: Path) -> ModelContract:
+    """Write the graph for a product level and a way of reading it to `destination` (ONNX) and return its contract.
 
     Raises
     ------
     ServerSetupError
         If the package ukis-csmask is not installed.
     """
-    weights = _weights(level)
+    weights = _weights(_level(variant))
     network = _folded(weights)
     statistics = json.loads(weights.with_suffix(".json").read_text())["data"]["dataset_statistics"]["img"]
     model = onnx.compose.merge_models(
-        _preprocessing(level, *(np.array(v, np.float32).reshape(1, -1, 1, 1) for v in statistics)),
+        _preprocessing(variant, *(np.array(v, np.float32).reshape(1, -1, 1, 1) for v in statistics)),
         network,
         io_map=[("network_input", network.graph.input[0].name)],
     )
@@ -111,10 +125,10 @@ def build(level: str, destination: Path) -> ModelContract:
         _postprocessing(),
         io_map=[(network.graph.output[0].name, "logits"), ("input_total", "network_input_total")],
     )
-    model.graph.name = f"csmask_{level.lower()}"
+    model.graph.name = f"csmask_{variant.lower()}"
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, destination)
-    return published_contract(level)
+    return published_contract(variant)
 
 
 def _weights(level: str) -> Path:
@@ -176,10 +190,11 @@ def _store_as_float32(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(live)
 
 
-def _preprocessing(level: str, mean: np.ndarray[Any, Any], deviation: np.ndarray[Any, Any]) -> onnx.ModelProto:
+def _preprocessing(variant: Variant, mean: np.ndarray[Any, Any], deviation: np.ndarray[Any, Any]) -> onnx.ModelProto:
     """Return DN to normalised reflectance: (max(q + OFFSET, 0) * SCALE - mean) / deviation, float32."""
     nodes, inputs, parts = [], [], []
-    for group in _INPUTS[level]:
+    constants = dict[str, np.ndarray[Any, Any]]()
+    for group in _INPUTS[variant]:
         inputs.append(_value(group.tensor, TensorProto.UINT16, ["N", len(group.bands), group.tile, group.tile]))
         part = f"{group.tensor}_f32"
         nodes.append(helper.make_node("Cast", [group.tensor], [part], to=TensorProto.FLOAT))
@@ -190,6 +205,10 @@ def _preprocessing(level: str, mean: np.ndarray[Any, Any], deviation: np.ndarray
                 helper.make_node("AveragePool", [part], [averaged], kernel_shape=[factor] * 2, strides=[factor] * 2)
             )
             part = averaged
+        if group.file_gsd_m is not None:
+            part, moving, values = recentred(part, group.tile)
+            nodes += moving
+            constants |= values
         parts.append(part)
     nodes += [
         helper.make_node("Concat", parts, ["dn"], axis=1),
@@ -208,7 +227,7 @@ def _preprocessing(level: str, mean: np.ndarray[Any, Any], deviation: np.ndarray
         helper.make_node("Add", ["pixels_total", "offset_total"], ["input_total"]),
     ]
     inputs += [_value(name, TensorProto.FLOAT, ["N", 6]) for name in ("OFFSET", "SCALE")]
-    constants = {
+    constants |= {
         "axes_hw": np.array([2, 3], np.int64),
         "axes_all": np.array([1, 2, 3], np.int64),
         "axis_1": np.array([1], np.int64),

@@ -65,23 +65,25 @@ def known_models() -> dict[str, KnownModel]:
     """Return all models that can be built here, by name."""
     models = [
         KnownModel(
-            name=f"csmask_{level.lower()}",
-            description=f"ukis-csmask (DLR) for {level} at 20 m: clear, cloud, cloud shadow",
+            name=f"csmask_{variant.lower()}",
+            description=f"ukis-csmask (DLR) for {variant[:3]} at 20 m: clear, cloud, cloud shadow"
+            + ("; reads 10 m files at half resolution" if variant.endswith("reduced") else ""),
             needs_weights=False,
-            make=partial(_make_csmask, level),
-            layout=partial(csmask.contract, level, ""),
+            make=partial(_make_csmask, variant),
+            layout=partial(csmask.contract, variant, ""),
         )
-        for level in ("L1C", "L2A")
+        for variant in csmask.VARIANTS
     ]
-    models.append(
+    models += [
         KnownModel(
-            name=null_model.NAME,
+            name=name,
             description="a threshold, for tests and benchmarks",
             needs_weights=False,
-            make=lambda destination, _: null_model.build(destination),
-            layout=null_model.contract,
+            make=partial(_make_null, name),
+            layout=partial(null_model.contract, name),
         )
-    )
+        for name in null_model.NAMES
+    ]
     models += [
         KnownModel(
             name=name,
@@ -97,8 +99,12 @@ def known_models() -> dict[str, KnownModel]:
     return {model.name: model for model in models}
 
 
-def _make_csmask(level: str, destination: Path, _: Path | None) -> ModelContract:
-    return csmask.build(level, destination)
+def _make_csmask(variant: csmask.Variant, destination: Path, _: Path | None) -> ModelContract:
+    return csmask.build(variant, destination)
+
+
+def _make_null(name: str, destination: Path, _: Path | None) -> ModelContract:
+    return null_model.build(name, destination)
 
 
 def _make_kappamask(name: str, destination: Path, weights: Path | None) -> ModelContract:

@@ -11,30 +11,35 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from string import Template
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
-from kappamask_stream.contract import PARAMETER_KEY, ModelContract
+from kappamask_stream.contract import ModelContract
 from kappamask_stream.errors import ContractError, OutputError, UsageError
-from server_models import csmask
+from server_models import tensorrt
+from server_models.configuration import config_pbtxt, templates
 from server_models.digest import file_sha256
+from server_models.float16_cut import NETWORK, PART_NAMES
 from server_models.reference import REFERENCE
 from server_models.registry import find
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
+    from server_models.configuration import Flavour
     from server_models.registry import KnownModel
-
-Flavour = Literal["python", "onnxruntime", "torch"]
-FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
 
 #: Flavours that run in Triton's Python backend, and the folder with what it runs.
 _BACKENDS: dict[Flavour, str] = {"python": "python_backend", "torch": "torch_backend"}
-#: Batch and processes with which Triton and the PyTorch engine served most tiles on an H200 (docs/performance.md).
-TORCH_MAX_BATCH, TORCH_INSTANCES = 8, 8
+#: Batch and instances where the contract's, which are for a CPU, are not right. Torch: those that served most tiles on
+#: an H200 (docs/performance.md).
+BATCH_AND_INSTANCES: dict[Flavour, tuple[int, int]] = {
+    "torch": (8, 8),
+    "tensorrt": (tensorrt.MAX_BATCH, tensorrt.INSTANCES),
+}
 
 _STAMP = "built.json"
+#: In the folder of a model that is a part of an ensemble: the ensemble's name. `models remove` takes both.
+PART_OF = "part_of"
 #: Modules that serve graphs and make none.
 _SERVING = {
     "__main__",
@@ -45,16 +50,20 @@ _SERVING = {
     "check_figures",
     "check_record",
     "check_tiles",
+    "configuration",
+    "examples",
     "leftovers",
     "loading",
     "model_check",
     "openvino_engine",
     "pinned",
+    "published_widths",
     "reference",
     "repository",
     "selfcheck",
     "serving",
     "supervisor",
+    "tensorrt",
     "tether",
     "torch_engine",
     "torch_kernels",
@@ -64,61 +73,6 @@ _SERVING = {
     "torch_ways",
     "tritonserver",
 }
-
-#: Requests that may wait: several clients' windows; more are refused, and clients slow down.
-_QUEUE_BATCHES = 16
-_QUEUE_TIMEOUT_S = 600
-_QUEUE_DELAY_US = 2000
-
-
-def templates() -> Path:
-    """Return the folder ``triton/``: beside this package in a checkout, inside it in a wheel."""
-    here = Path(__file__).resolve().parent  # the environment sees this package through a link
-    packaged = here / "_triton"
-    return packaged if packaged.is_dir() else here.parent / "triton"
-
-
-def config_pbtxt(contract: ModelContract, flavour: Flavour, engine: Mapping[str, str] | None = None) -> str:
-    """Return the text of a model configuration (protobuf text format of Triton's ModelConfig).
-
-    Parameters
-    ----------
-    engine : parameters of the Python backend: engine, engine_streams, engine_threads, engine_precision.
-    """
-    parameters = {PARAMETER_KEY: contract.to_json(), **(engine or {})}
-    channels = len(contract.channels)
-    inputs = [(g.tensor, "TYPE_UINT16", [len(g.bands), g.tile, g.tile]) for g in contract.inputs]
-    inputs += [(name, "TYPE_FP32", [channels]) for name in ("OFFSET", "SCALE")]
-    size = contract.tile_size
-    outputs = [
-        ("LABELS", "TYPE_UINT8", [size, size]),
-        ("PROBABILITIES", "TYPE_UINT8", [len(contract.probability_classes), size, size]),
-    ]
-    template = Template((templates() / f"config.{flavour}.pbtxt.in").read_text())
-    return template.substitute(
-        name=contract.name,
-        max_batch=contract.max_batch,
-        instances=contract.instances,
-        inputs=",\n".join(_tensor(*entry) for entry in inputs),
-        outputs=",\n".join(_tensor(*entry) for entry in outputs),
-        warm_up=",\n".join(_warm_up_input(*entry) for entry in inputs),
-        parameters="\n".join(_parameter(key, value) for key, value in parameters.items()),
-        queue_size=_QUEUE_BATCHES * contract.max_batch * contract.instances,
-        queue_timeout_us=_QUEUE_TIMEOUT_S * 1_000_000,
-        queue_delay_us=_QUEUE_DELAY_US,
-    )
-
-
-def _tensor(name: str, kind: str, dims: list[int]) -> str:
-    return f'  {{ name: "{name}" data_type: {kind} dims: {dims} }}'
-
-
-def _warm_up_input(name: str, kind: str, dims: list[int]) -> str:
-    return f'    {{ key: "{name}" value: {{ data_type: {kind} dims: {dims} zero_data: true }} }}'
-
-
-def _parameter(key: str, value: str) -> str:
-    return f'parameters {{ key: "{key}" value: {{ string_value: {json.dumps(value)} }} }}'
 
 
 def build_model(
@@ -143,17 +97,31 @@ def build_model(
             for abandoned in repository.glob(f".{name}.*"):  # by a build that was killed: we are the only writer
                 shutil.rmtree(abandoned, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=repository) as folder:
-                made = Path(folder) / name
+                made = Path(folder) / "made"
                 contract = _write(model, made, flavour, weights)
-                target = repository / name
-                if target.exists():
-                    target.rename(Path(folder) / "replaced")
-                made.rename(target)
+                _replace(name, repository, made, Path(folder) / "replaced")
     except OSError as error:
         raise OutputError(
             f"cannot write {name} into the model repository {repository}: {error.strerror} ({error.filename})"
         ) from error
     return contract
+
+
+def _replace(name: str, repository: Path, made: Path, replaced: Path) -> None:
+    """Put what was made in the place of what was there: the model's parts first, those of an earlier build away."""
+    replaced.mkdir()
+    for part in _parts(name, repository):
+        part.rename(replaced / part.name)
+    for folder in sorted(made.iterdir(), key=lambda folder: folder.name == name):
+        target = repository / folder.name
+        if target.exists():
+            target.rename(replaced / target.name)
+        folder.rename(target)
+
+
+def _parts(name: str, repository: Path) -> list[Path]:
+    """Return the folders of the models that a built ensemble is made of."""
+    return [mark.parent for mark in repository.glob(f"{name}-*/{PART_OF}") if mark.read_text() == name]
 
 
 def _require_precision(model: KnownModel, flavour: Flavour) -> None:
@@ -166,26 +134,72 @@ def _require_precision(model: KnownModel, flavour: Flavour) -> None:
         require_precision(model.precision, openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     if flavour == "torch" and not model.name.startswith("kappamask_"):
         raise UsageError(f"{model.name}: the PyTorch engine is for KappaMask's networks: take --flavour onnxruntime")
+    if flavour == "tensorrt" and model.precision == "f32":
+        raise UsageError(
+            f"{model.name} is float32, which TensorRT rounds to TF32: take a model that ends in _fp16, or --flavour "
+            "onnxruntime, which computes in float32"
+        )
     if flavour != "python" and model.precision == "bf16":
         raise UsageError(
             f"{model.name} is for CPUs that have bfloat16 (--flavour python): for GPUs build the model in f32 or fp16"
         )
 
 
-def _write(model: KnownModel, folder: Path, flavour: Flavour, weights: Path | None) -> ModelContract:
+def _write(model: KnownModel, made: Path, flavour: Flavour, weights: Path | None) -> ModelContract:
+    """Write the model's folder, and those of its parts, into `made`."""
+    folder = made / model.name
     version = folder / "1"
     version.mkdir(parents=True)
     contract = model.build(version / "model.onnx", weights)
-    if flavour == "torch":
-        contract = replace(contract, max_batch=TORCH_MAX_BATCH, instances=TORCH_INSTANCES)
+    if flavour in BATCH_AND_INSTANCES:
+        max_batch, instances = BATCH_AND_INSTANCES[flavour]
+        contract = replace(contract, max_batch=max_batch, instances=instances)
     if model.make_reference is not None:
         model.make_reference(folder / REFERENCE, weights)
-    (folder / "config.pbtxt").write_text(config_pbtxt(contract, flavour))
+    if flavour == "tensorrt":
+        _write_parts(contract, made)
+    for name, text in _configurations(contract, flavour, made).items():
+        (made / name / "config.pbtxt").write_text(text)
     (folder / "contract.json").write_text(contract.to_json())
     (folder / _STAMP).write_text(json.dumps({"flavour": flavour, "recipe_sha256": _recipe_sha256()}))
     if flavour in _BACKENDS:
         shutil.copy(_backend(flavour), version / "model.py")
     return contract
+
+
+def _write_parts(contract: ModelContract, repository: Path) -> None:
+    """Cut a model's graph into the graphs of an ensemble's models."""
+    import onnx
+
+    from server_models.float16_cut import cut
+
+    for part, graph in cut(onnx.load(repository / contract.name / "1" / "model.onnx")).items():
+        folder = repository / tensorrt.part_name(contract.name, part)
+        (folder / "1").mkdir(parents=True)
+        onnx.save(graph, folder / "1" / "model.onnx")
+        (folder / PART_OF).write_text(contract.name)
+
+
+def _configurations(contract: ModelContract, flavour: Flavour, repository: Path) -> dict[str, str]:
+    """Return the configurations that belong to a model whose graphs are in a repository, by folder."""
+    if flavour != "tensorrt":
+        return {contract.name: config_pbtxt(contract, flavour)}
+    return tensorrt_configurations(contract, repository)
+
+
+def tensorrt_configurations(contract: ModelContract, repository: Path, **changes: int) -> dict[str, str]:
+    """Return the configurations of an ensemble and its models, by folder.
+
+    Parameters
+    ----------
+    repository : with the graphs of the ensemble's models.
+    changes : of `tensorrt.configurations`.
+    """
+    import onnx
+
+    graphs = {part: repository / tensorrt.part_name(contract.name, part) / "1" / "model.onnx" for part in PART_NAMES}
+    models = {part: onnx.load(path) for part, path in graphs.items()}
+    return tensorrt.configurations(contract, models, file_sha256(graphs[NETWORK]), **changes)
 
 
 def _backend(flavour: Flavour) -> Path:
@@ -221,7 +235,8 @@ def is_current(name: str, repository: Path) -> bool:
         stamp = json.loads((folder / _STAMP).read_text())
         flavour: Flavour = stamp["flavour"]
         backend = (folder / "1" / "model.py").read_bytes() if flavour in _BACKENDS else b""
-        config = (folder / "config.pbtxt").read_text()
+        expected_configs = _configurations(contract, flavour, repository)
+        configs = {part: (repository / part / "config.pbtxt").read_text() for part in expected_configs}
         graph = (folder / "1" / "model.onnx").stat().st_size
         if contract.precision == "fp16":
             (folder / REFERENCE).stat()
@@ -229,10 +244,7 @@ def is_current(name: str, repository: Path) -> bool:
         return False
     expected = _backend(flavour).read_bytes() if flavour in _BACKENDS else b""
     return bool(
-        graph
-        and stamp.get("recipe_sha256") == _recipe_sha256()
-        and backend == expected
-        and config == config_pbtxt(contract, flavour)
+        graph and stamp.get("recipe_sha256") == _recipe_sha256() and backend == expected and configs == expected_configs
     )
 
 
@@ -254,19 +266,6 @@ def is_built(name: str, repository: Path, weights: str | None) -> bool:
     except OSError as error:
         raise UsageError(f"cannot read the weights {weights}: {error.strerror}") from error
     return contract is not None and contract.weights_sha256 == digest
-
-
-def write_examples(folder: Path) -> list[Path]:
-    """Write the configurations of csmask in the flavours that serve it, as examples to read."""
-    written = []
-    for flavour in ("python", "onnxruntime"):
-        for level in ("L1C", "L2A"):
-            contract = csmask.published_contract(level)
-            path = folder / flavour / contract.name / "config.pbtxt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(config_pbtxt(contract, flavour))
-            written.append(path)
-    return written
 
 
 def _recipe_sha256() -> str:

@@ -65,6 +65,11 @@ class Serving:
             "triton_pid": process.pid if process else None,
         }
 
+    @property
+    def memory_key(self) -> str:
+        """With which a client may share memory with the server; for holders of leases only."""
+        return self._server.memory_key
+
     async def prepare(
         self,
         request: dict[str, Any],
@@ -199,7 +204,7 @@ class Serving:
             try:
                 with contextlib.closing(self._loader.client()) as client:
                     if await self._is_ready(client):
-                        self._server.hide_key()
+                        self._server.hide_keys()
                         return
             except asyncio.CancelledError:  # who asked is gone; whoever waits must not find half a server
                 self._server.stop()

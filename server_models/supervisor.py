@@ -124,7 +124,7 @@ class Supervisor:
                 return
             model = preparing.result()
             self._hold = self._hold or bool(request.get("hold"))
-            send(event="ready", model=model, **self._status())
+            send(event="ready", model=model, memory_key=self._serving.memory_key, **self._status())
             await gone
         except asyncio.CancelledError:
             if not preparing.done() and self._last_words is not None:

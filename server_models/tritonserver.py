@@ -21,8 +21,8 @@ from server_models.tether import tethered
 
 _ALLOCATION_POOL = 64
 _LOG_LIMIT = 8 * 1024 * 1024
-#: What only the supervisor may do: loading (a model is code), mapping memory, writing logs and traces to files.
-RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
+#: What only the supervisor may do: loading (a model is code), writing logs and traces to files.
+RESTRICTED = ("model-repository", "trace", "logging")
 
 
 def triton_files() -> Path:
@@ -115,6 +115,7 @@ class TritonProcess:
     grpc_port, metrics_port : on 127.0.0.1; 0 is chosen at the start.
     restricted : parts of the protocol that want the key.
     key : header value without which they are refused.
+    memory_key : header value for clients that share memory with the server, which holders of leases are told.
     backend_bytes : shared memory of each process of the Python backend at its start; it grows.
     """
 
@@ -124,11 +125,14 @@ class TritonProcess:
     metrics_port: int = 0
     restricted: tuple[str, ...] = RESTRICTED
     key: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+    memory_key: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
     backend_bytes: int = 16 * 2**20
     process: subprocess.Popen[bytes] | None = None
 
     #: Name of the header that carries `key`.
     KEY_HEADER = "triton-grpc-protocol-kappamask-key"
+    #: Name of the header that carries `memory_key`; the same as `kappamask_stream.inference.server_memory.KEY_HEADER`.
+    MEMORY_HEADER = "triton-grpc-protocol-kappamask-memory"
 
     @property
     def log_path(self) -> Path:
@@ -165,9 +169,11 @@ class TritonProcess:
                 start_new_session=True,
             )
 
-    def hide_key(self) -> bool:
-        """Take the key out of the process list; call when the server is ready, which has read it then."""
-        return self.process is not None and hide_argument(self.process.pid, self.key)
+    def hide_keys(self) -> bool:
+        """Take the keys out of the process list; call when the server is ready, which has read them then."""
+        pid = None if self.process is None else self.process.pid
+        hidden = [pid is not None and hide_argument(pid, key) for key in (self.key, self.memory_key)]
+        return all(hidden)
 
     def stop(self) -> None:
         """End the whole process group at once; returns when all of it and what it left is gone.
@@ -197,6 +203,7 @@ class TritonProcess:
             f"--metrics-port={self.metrics_port}",
             "--allow-gpu-metrics=false",
             f"--grpc-restricted-protocol={','.join(self.restricted)}:kappamask-key={self.key}",
+            f"--grpc-restricted-protocol=shared-memory:kappamask-memory={self.memory_key}",
             f"--grpc-infer-allocation-pool-size={_ALLOCATION_POOL}",
             *(f"--backend-config=python,{setting}" for setting in python),
             "--disable-auto-complete-config",

@@ -14,6 +14,7 @@ import numpy as np
 
 from server_models import kappamask
 from server_models.hdf5_weights import read_keras_weights
+from server_models.published_widths import ZeroWeights
 
 if TYPE_CHECKING:
     import argparse
@@ -35,37 +36,17 @@ NATIVE_BANDS = {
 }
 
 
-#: Channels of the published networks' convolutions, by number; 728 where nothing is said.
-_WIDTHS = {
-    "DeepLabv3Plus": {
-        **dict(enumerate((32, 64, 128, 256, 728))),
-        **dict.fromkeys((6, 7, 8, 9, 10, 11, 13, 14), 256),
-        12: 48,
-    },
-    "Unet": {
-        **{2 * level + i: 64 << level for level in range(5) for i in (0, 1)},
-        **{10 + 3 * step + i: 512 >> step for step in range(4) for i in (0, 1, 2)},
-        22: 2,
-    },
-}
-_SEPARABLE = {0: 128, 1: 128, 2: 256, 3: 256, 31: 1024}
-
-
-class SeededWeights:
-    """Random weights of the published widths, scaled so that activations stay near 1. Stands in for `KerasWeights`."""
+class SeededWeights(ZeroWeights):
+    """Random weights of the published widths, scaled so that activations stay near 1."""
 
     origin = "seeded weights"
 
     def __init__(self, architecture: str, seed: int = 7) -> None:
-        self._widths, self._random = _WIDTHS[architecture], np.random.default_rng(seed)
+        super().__init__(architecture)
+        self._random = np.random.default_rng(seed)
 
     def take(self, name: str, shape: tuple[int | None, ...]) -> NDArray[np.float32]:
-        layer, tensor = name.split("/")
-        kind, _, number = (
-            layer.rpartition("_") if layer[-1].isdigit() and not layer.endswith("2d") else (layer, "", "0")
-        )
-        widths = self._widths if kind == "conv2d" else _SEPARABLE
-        full = tuple(n if n is not None else widths.get(int(number), 728) for n in shape)
+        tensor, full = name.partition("/")[2], self.full_shape(name, shape)
         if tensor in {"beta", "moving_mean", "bias"}:
             return self._random.normal(0, 0.1, full).astype(np.float32)
         if tensor in {"gamma", "moving_variance"}:
@@ -73,9 +54,6 @@ class SeededWeights:
         fan_in = 9 if tensor == "depthwise_kernel" else int(np.prod(full[:-1]))
         gain = 1.0 if tensor == "depthwise_kernel" else 2.0
         return (self._random.standard_normal(full, np.float32) * np.sqrt(gain / fan_in)).astype(np.float32)
-
-    def finish(self) -> None:
-        """All that is asked for exists."""
 
 
 def graph(architecture: str, precision: str, weights: Path | None) -> onnx.ModelProto:
@@ -127,8 +105,8 @@ def machine() -> dict[str, Any]:
     found: dict[str, Any] = {"kernel": platform.release(), "python": platform.python_version()}
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
-        found["gpu"] = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError) as error:
+        found["gpu"] = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as error:
         found["gpu"] = f"none: {error}"
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     found["cpu"] = f"{len(models)} x {models[0].partition(':')[2].strip()}" if models else ""

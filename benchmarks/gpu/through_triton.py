@@ -21,14 +21,16 @@ import tritonclient.grpc as triton
 from material import add_arguments, graph, resized, tiles, write
 
 from kappamask_stream.contract import ModelContract
-from server_models.repository import config_pbtxt, templates
+from server_models.configuration import config_pbtxt, templates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import onnx
 
 _HERE = Path(__file__).parent
+#: From the start of the clients to the first second that counts.
+LEAD_S = 4.0
 
 
 def write_model(model: onnx.ModelProto, contract: ModelContract, repository: Path) -> None:
@@ -40,9 +42,12 @@ def write_model(model: onnx.ModelProto, contract: ModelContract, repository: Pat
 
 
 @contextmanager
-def serving(python: str, repository: Path, private: Path, model: str) -> Iterator[dict[str, Any]]:
+def serving(
+    python: str, repository: Path, private: Path, model: str, program: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """Run a Triton: the one of pytriton in `python`'s environment, or `program`, a tritonserver and its arguments."""
     private.mkdir()
-    command = [python, str(_HERE / "serve.py"), str(repository), str(private), model]
+    command = [python, str(_HERE / "serve.py"), str(repository), str(private), model, *program]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         assert server.stdin is not None
@@ -56,17 +61,19 @@ def serving(python: str, repository: Path, private: Path, model: str) -> Iterato
 
 
 def measure(
-    place: dict[str, Any], model: str, transport: str, processes: int, window: int, source: Path, seconds: float
-) -> dict[str, Any]:
-    """Run the clients together and add up what they counted."""
-    before, start = batches(place, model), time.time() + 4.0
+    place: dict[str, Any], model: str, transport: str, processes: int, window: int, source: Path, seconds: float,
+    batched: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Run the clients together and add up what they counted; `batched` is the model whose batches are looked at."""
+    batched = batched or model
+    before, start = batches(place, batched), time.time() + LEAD_S
     command = [sys.executable, str(_HERE / "client.py"), "--grpc", place["grpc"], "--header", place["header"], "--key",
                place["key"], "--model", model, "--transport", transport, "--tiles", str(source), "--window",
                str(window), "--start", str(start), "--seconds", str(seconds)]  # fmt: skip
     clients = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
     answers = [json.loads(client.communicate()[0] or "{}") for client in clients]
     latencies = sorted(x for answer in answers for x in answer.get("latencies", []))
-    after = batches(place, model)
+    after = batches(place, batched)
     row: dict[str, Any] = {
         "transport": transport, "clients": processes, "in_flight": processes * window,
         "tiles_per_s": sum(answer.get("answers", 0) for answer in answers) / seconds,

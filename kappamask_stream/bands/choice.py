@@ -40,16 +40,19 @@ class BandFile:
     ----------
     path : in the product's source.
     gsd_m : of the file, metres; where it is not the contract's, the band is resampled.
+    is_reduced : True where the contract asks for the file at half its resolution (`BandGroup.file_gsd_m`).
     """
 
     path: str
     gsd_m: int
+    is_reduced: bool = False
 
 
 def choose_files(product: HasBands, contract: ModelContract, *, allow_coarser: bool) -> dict[tuple[str, int], BandFile]:
     """Return (band, ground sampling distance of the contract) -> the file to read.
 
-    A band that the product has only finer is averaged. One that it has only coarser is replicated where that is
+    A band that the contract wants of finer files at half resolution is read from those and no others. Elsewhere, one
+    that the product has only finer is averaged. One that it has only coarser is replicated where that is
     allowed: the network then sees blocks where it was trained on detail.
 
     Raises
@@ -57,8 +60,16 @@ def choose_files(product: HasBands, contract: ModelContract, *, allow_coarser: b
     ProductError
         If a band is missing, or is there only coarser and that is not allowed; says both resolutions.
     """
-    wanted = [(band, group.gsd_m) for group in contract.inputs for band in group.bands]
-    return {(band, gsd_m): _choose(product, contract, band, gsd_m, allow_coarser) for band, gsd_m in wanted}
+    chosen = {}
+    for group in contract.inputs:
+        for band in group.bands:
+            if group.file_gsd_m is None:
+                file = _choose(product, contract, band, group.gsd_m, allow_coarser)
+            else:
+                path = product.band_path(band, group.file_gsd_m)
+                file = BandFile(path=path, gsd_m=group.file_gsd_m, is_reduced=True)
+            chosen[band, group.gsd_m] = file
+    return chosen
 
 
 def _choose(product: HasBands, contract: ModelContract, band: str, gsd_m: int, allow_coarser: bool) -> BandFile:  # noqa: FBT001 - private
@@ -119,8 +130,10 @@ def fitted(index: BandIndex, band_file: BandFile, gsd_m: int) -> BandIndex:
 
 def provenance(files: Mapping[tuple[str, int], BandFile]) -> tuple[str, ...]:
     """Say for people, and for the mask's tags, which bands are not what the file holds; empty where all are."""
-    return tuple(
-        f"{band} is read at {file.gsd_m} m and {'replicated' if file.gsd_m > gsd_m else 'averaged'} to {gsd_m} m"
-        for (band, gsd_m), file in files.items()
-        if file.gsd_m != gsd_m
-    )
+    return tuple(_said(band, gsd_m, file) for (band, gsd_m), file in files.items() if file.gsd_m != gsd_m)
+
+
+def _said(band: str, gsd_m: int, file: BandFile) -> str:
+    if file.is_reduced:
+        return f"{band} is read at half the resolution of its {file.gsd_m} m file, as the model asks"
+    return f"{band} is read at {file.gsd_m} m and {'replicated' if file.gsd_m > gsd_m else 'averaged'} to {gsd_m} m"

@@ -78,8 +78,10 @@ class CogIndex:
         """See `BandIndex`: a block unpacked and as samples."""
         return _block_bytes(self) + 2 * _BYTES_PER_PIXEL * self.tile_height * self.tile_width
 
-    def decode_tile(self, tile: BandTile, parts: list[bytes], _: TileDecoder, /) -> NDArray[np.uint16]:
-        """See `BandIndex.decode_tile`."""
+    def decode_tile(
+        self, tile: BandTile, parts: list[bytes], _: TileDecoder, __: Window | None = None, /
+    ) -> NDArray[np.uint16]:
+        """See `BandIndex.decode_tile`: a block is unpacked as a whole."""
         return self.pixels(tile, parts)
 
     def pixels(self, tile: BandTile, parts: list[bytes]) -> NDArray[np.uint16]:

@@ -69,9 +69,12 @@ class ReplicatedIndex:
         """See `BandIndex`."""
         return f"{self.inner.layout}, each pixel {self.factor}x{self.factor} times"
 
-    def decode_tile(self, tile: BandTile, parts: list[bytes], decoder: TileDecoder, /) -> NDArray[np.uint16]:
+    def decode_tile(
+        self, tile: BandTile, parts: list[bytes], decoder: TileDecoder, needed: Window | None = None, /
+    ) -> NDArray[np.uint16]:
         """See `BandIndex.decode_tile`."""
-        pixels = self.inner.decode_tile(_rescaled(tile, lambda pixels: pixels // self.factor), parts, decoder)
+        inner = _rescaled(tile, lambda pixels: pixels // self.factor)
+        pixels = self.inner.decode_tile(inner, parts, decoder, needed and _shrunk(needed, self.factor))
         return np.repeat(np.repeat(pixels, self.factor, axis=1), self.factor, axis=0)
 
     def identity(self, tile: BandTile, parts: list[bytes], /) -> bytes:
@@ -142,9 +145,12 @@ class AveragedIndex:
         """See `BandIndex`."""
         return f"{self.inner.layout}, means of {self.factor}x{self.factor} pixels"
 
-    def decode_tile(self, tile: BandTile, parts: list[bytes], decoder: TileDecoder, /) -> NDArray[np.uint16]:
+    def decode_tile(
+        self, tile: BandTile, parts: list[bytes], decoder: TileDecoder, needed: Window | None = None, /
+    ) -> NDArray[np.uint16]:
         """See `BandIndex.decode_tile`; halves are rounded up."""
-        pixels = self.inner.decode_tile(_rescaled(tile, lambda pixels: pixels * self.factor), parts, decoder)
+        inner = _rescaled(tile, lambda pixels: pixels * self.factor)
+        pixels = self.inner.decode_tile(inner, parts, decoder, needed and _scaled(needed, lambda n: n * self.factor))
         squares = pixels.reshape(tile.window.height, self.factor, tile.window.width, self.factor)
         total = squares.sum(axis=(1, 3), dtype=np.uint32)
         there = np.count_nonzero(squares, axis=(1, 3)).astype(np.uint32)
@@ -157,6 +163,14 @@ class AveragedIndex:
 
 
 def _rescaled(tile: BandTile, scale: Callable[[int], int]) -> BandTile:
-    window = tile.window
-    scaled = Window(scale(window.row), scale(window.col), scale(window.height), scale(window.width))
-    return replace(tile, window=scaled)
+    return replace(tile, window=_scaled(tile.window, scale))
+
+
+def _scaled(window: Window, scale: Callable[[int], int]) -> Window:
+    return Window(scale(window.row), scale(window.col), scale(window.height), scale(window.width))
+
+
+def _shrunk(window: Window, factor: int) -> Window:
+    """Return the pixels of which a window's are copies."""
+    row, col = window.row // factor, window.col // factor
+    return Window(row, col, -(-window.row_end // factor) - row, -(-window.col_end // factor) - col)

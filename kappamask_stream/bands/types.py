@@ -72,7 +72,9 @@ class BandIndex(Protocol):
     @property
     def layout(self) -> str: ...  # noqa: D102
 
-    def decode_tile(self, tile: BandTile, parts: list[bytes], decoder: TileDecoder, /) -> NDArray[np.uint16]:
+    def decode_tile(
+        self, tile: BandTile, parts: list[bytes], decoder: TileDecoder, needed: Window | None = None, /
+    ) -> NDArray[np.uint16]:
         """Decode one piece; it blocks, releases the GIL, and is called from threads.
 
         Parameters
@@ -80,10 +82,11 @@ class BandIndex(Protocol):
         tile : one of `tiles`, with parts.
         parts : the bytes of its parts.
         decoder : of JPEG 2000; other formats bring their own.
+        needed : pixels in the image, within the piece's window, that the caller will use; None: all. It may save work.
 
         Returns
         -------
-        uint16 ``[height, width]`` of the piece's window.
+        uint16 ``[height, width]`` of the piece's window; outside of `needed` they may be anything.
 
         Raises
         ------

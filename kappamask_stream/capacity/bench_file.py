@@ -8,7 +8,7 @@ makes a new version, which this reader refuses.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,8 +19,8 @@ from kappamask_stream.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-SCHEMA = "kappamask-stream/bench"
-VERSION = 1
+SCHEMA: Final = "kappamask-stream/bench"
+VERSION: Final = 1
 #: The project's largest has 78 kB.
 _MOST_BYTES = 16 * 1024 * 1024
 
@@ -63,6 +63,9 @@ class Server(_Part):
     tiles_per_s: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="Of one GPU, over the network; null without a GPU."
     )
+    tiles_per_s_shared_memory: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Of one GPU, to clients on its machine."
+    )
     cores: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="That it could use.")
     cpu_s: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="CPU seconds for one product; null with a GPU."
@@ -97,9 +100,9 @@ def read_bench(path: Path, *, shared_memory: bool = False) -> BenchFigures:
     InputError
         If it cannot be read, or is none of these.
     """
-    document = _loaded(path)
+    document = loaded(path)
     if "schema" in document:
-        return _of_schema(document, path.name)
+        return _of_schema(document, path.name, shared_memory=shared_memory)
     figures = figures_of_earlier(document, path.name, "shared memory" if shared_memory else "gRPC")
     if figures is None:
         raise InputError(
@@ -109,7 +112,14 @@ def read_bench(path: Path, *, shared_memory: bool = False) -> BenchFigures:
     return figures
 
 
-def _loaded(path: Path) -> dict[str, Any]:
+def loaded(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is none, or is larger than any file of measurements.
+    """
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise InputError(f"{path} has more than {_MOST_BYTES} bytes: it is no file of measurements")
@@ -123,12 +133,23 @@ def _loaded(path: Path) -> dict[str, Any]:
     return document
 
 
-def _of_schema(document: dict[str, Any], name: str) -> BenchFigures:
-    if document["schema"] != SCHEMA or document.get("version") != VERSION:
+def require_version(document: dict[str, Any], name: str) -> None:
+    """Refuse files of another schema, or another version of it.
+
+    Raises
+    ------
+    InputError
+        With both.
+    """
+    if document.get("schema") != SCHEMA or document.get("version") != VERSION:
         raise InputError(
-            f"{name} has schema {str(document['schema'])[:60]}, version {str(document.get('version'))[:20]}; "
+            f"{name} has schema {str(document.get('schema'))[:60]}, version {str(document.get('version'))[:20]}; "
             f"{SCHEMA}, version {VERSION} is read here"
         )
+
+
+def _of_schema(document: dict[str, Any], name: str, *, shared_memory: bool) -> BenchFigures:
+    require_version(document, name)
     try:
         file = BenchFile.model_validate(document)
     except ValidationError as error:
@@ -139,6 +160,7 @@ def _of_schema(document: dict[str, Any], name: str) -> BenchFigures:
     def figure(part: str, field: str) -> Figure | None:
         return Figure.of(getattr(getattr(file, part), field), f"{name}: {part}.{field}")
 
+    shared = figure("server", "tiles_per_s_shared_memory") if shared_memory else None
     return BenchFigures(
         network=Network.of_model(file.model),
         gpu=file.machine.gpu,
@@ -150,7 +172,7 @@ def _of_schema(document: dict[str, Any], name: str) -> BenchFigures:
         server_cpu_s=figure("server", "cpu_s"),
         server_cores=figure("server", "cores"),
         server_rss_bytes=figure("server", "rss_bytes"),
-        gpu_tiles_per_s=figure("server", "tiles_per_s"),
+        gpu_tiles_per_s=shared or figure("server", "tiles_per_s"),
         bytes_read=figure("client", "bytes_read"),
         requests=figure("client", "requests"),
         request_bytes=figure("server", "request_bytes"),

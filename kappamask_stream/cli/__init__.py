@@ -34,6 +34,8 @@ def _version(value: bool) -> None:
 
 def build_app() -> typer.Typer:
     """Assemble the commands; each imports what it needs when it runs."""
+    from kappamask_stream.cli.bench import app as bench_app
+    from kappamask_stream.cli.bench_group import BenchGroup
     from kappamask_stream.cli.config import app as config_app
     from kappamask_stream.cli.demo import demo
     from kappamask_stream.cli.evaluate import evaluate
@@ -72,7 +74,10 @@ def build_app() -> typer.Typer:
     groups = {"server": server_app, "models": models_app, "config": config_app, "queue": queue_app}
     for name, group in groups.items():
         app.add_typer(group, name=name, cls=TeachingGroup, epilog=EXIT_CODES)
-    for group in (app, *groups.values()):
+    app.add_typer(
+        bench_app, name="bench", cls=BenchGroup, epilog=EXIT_CODES, short_help="Measure, and say what limits."
+    )
+    for group in (app, bench_app, *groups.values()):
         for command in group.registered_commands:
             command.epilog, command.cls = EXIT_CODES, TeachingCommand
 

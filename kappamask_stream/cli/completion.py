@@ -41,7 +41,7 @@ def _served() -> list[str]:
     from kappamask_stream.settings import load_settings
     from kappamask_stream.weights import PUBLISHED
 
-    known = ["csmask_l1c", "csmask_l2a", *PUBLISHED]
+    known = ["csmask_l1c", "csmask_l1c_reduced", "csmask_l2a", *PUBLISHED]
     known += [f"{name}_{precision}" for name in PUBLISHED for precision in _HALF_PRECISIONS]
     with suppress(OSError, KappaMaskError):  # a configuration that is wrong is a command's to report
         repository = ServerEnvironment.at(load_settings().server_env).repository

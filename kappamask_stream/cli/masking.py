@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from kappamask_stream.errors import InternalError, KappaMaskError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
+    from kappamask_stream.cli.progress import ProgressDisplay
     from kappamask_stream.models import ModelChoice
     from kappamask_stream.result import ProductResult
-    from kappamask_stream.runner import Order
+    from kappamask_stream.runner import Order, Workshop
     from kappamask_stream.settings import Settings
 
 
@@ -77,7 +78,7 @@ async def mask_and_report(masking: Masking) -> list[ProductResult]:
     from kappamask_stream.cli.summary import show_summary
     from kappamask_stream.models import ModelPool
     from kappamask_stream.resources import Resources
-    from kappamask_stream.runner import Workshop, mask_products
+    from kappamask_stream.runner import Workshop
     from kappamask_stream.s3 import Stores
 
     settings, telling = masking.settings, masking.telling
@@ -93,13 +94,7 @@ async def mask_and_report(masking: Masking) -> list[ProductResult]:
             ModelPool(masking.choice, settings, keep_server=masking.keep_server, on_progress=display.message)
         )
         workshop = Workshop(models=models, resources=resources, stores=stores)
-        stream = mask_products(
-            masking.wheres,
-            workshop,
-            masking.order,
-            fail_fast=masking.fail_fast,
-            on_start=display.add,
-        )
+        stream = _stream(masking, workshop, display)
         has_items, output = masking.order.has_items, workshop.output(masking.order)
         if has_items:
             await workshop.catalogues.check(output)
@@ -117,6 +112,19 @@ async def mask_and_report(masking: Masking) -> list[ProductResult]:
     if failure is not None:
         raise failure
     return results
+
+
+def _stream(masking: Masking, workshop: Workshop, display: ProgressDisplay) -> AsyncGenerator[ProductResult]:
+    """Mask products in this process, or spread over several where that is asked for and there are as many."""
+    from kappamask_stream.processes import Crew, mask_in_processes
+    from kappamask_stream.runner import mask_products
+
+    wheres, order = masking.wheres, masking.order
+    processes = min(masking.settings.processes, len(wheres))
+    if processes <= 1:
+        return mask_products(wheres, workshop, order, fail_fast=masking.fail_fast, on_start=display.add)
+    crew = Crew(processes=processes, choice=masking.choice, settings=masking.settings, on_note=display.note)
+    return mask_in_processes(wheres, workshop, order, crew, fail_fast=masking.fail_fast, on_start=display.add)
 
 
 def describe(result: ProductResult) -> str:

@@ -84,10 +84,10 @@ def build(
     env: Environment = None,
     repository: Repository = None,
     flavour: Annotated[
-        Literal["python", "onnxruntime", "torch"],
+        Literal["python", "onnxruntime", "tensorrt", "torch"],
         typer.Option(
-            help="python: the local server (CPU); onnxruntime: NVIDIA's container (GPU); torch: KappaMask on a GPU "
-            "with PyTorch, the fastest."
+            help="python: the local server (CPU); onnxruntime: NVIDIA's container (GPU); tensorrt: there, KappaMask in "
+            "float16; torch: KappaMask on a GPU with PyTorch, the fastest that was measured."
         ),
     ] = "python",
     weights: Annotated[
@@ -136,7 +136,9 @@ def remove(
         none = ", nor are weights fetched for it" if weights else ""
         raise UsageError(f"{folder} is no model that kappamask-stream built{none}; see `kappamask-stream models list`")
     if is_built:
-        shutil.rmtree(folder)
-        removed.insert(0, folder)
+        parts = [mark.parent for mark in sorted(folder.parent.glob(f"{model}-*/part_of")) if mark.read_text() == model]
+        for path in (folder, *parts):
+            shutil.rmtree(path)
+        removed = [folder, *parts, *removed]
     for path in removed:
         typer.echo(f"removed {path}")

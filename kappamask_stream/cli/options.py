@@ -191,6 +191,30 @@ MemoryBudget = Annotated[
         "--memory-budget-mb", min=16, help="Decoded pixels held at once, MB. [default: 448]", rich_help_panel=SERVER
     ),
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        min=1,
+        help="Spread products over processes, each with limits of its own: where one event loop is the limit. "
+        "[default: 1]",
+        rich_help_panel=SERVER,
+    ),
+]
+SharedMemory = Annotated[
+    Literal["auto", "off"] | None,
+    typer.Option(
+        "--shared-memory",
+        help="Tensors through shared memory where the server is on this machine and lets it, or never. [default: auto]",
+        rich_help_panel=SERVER,
+    ),
+]
+Decoder = Annotated[
+    Literal["cpu", "gpu"] | None,
+    typer.Option(
+        "--decoder", help="Decode JPEG 2000 with OpenJPEG, or on an NVIDIA GPU. [default: cpu]", rich_help_panel=SERVER
+    ),
+]
 S3Endpoint = Annotated[
     str | None,
     typer.Option(

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
@@ -23,6 +24,16 @@ _OVER = ("done", "skipped", "failed")
 _SHORTEST_NAME = 12
 
 
+@dataclass
+class _Shown:
+    """A product, and what plain lines have said of it: state (None: nothing yet), when, and note."""
+
+    progress: ProductProgress
+    state: str | None = None
+    said_at: float = 0.0
+    note: str | None = None
+
+
 class ProgressDisplay:
     """Shows `ProductProgress` objects until they are over. Use as an async context manager.
 
@@ -31,7 +42,7 @@ class ProgressDisplay:
     enabled : False shows nothing at all (``--json``).
     verbose : True says notes (retries, overload), too.
 
-    State: the products, the last message, and, per product, what plain lines have said of it and when.
+    State: the products that are not over, with what plain lines have said of each; the last message.
     """
 
     def __init__(self, *, enabled: bool = True, verbose: bool = False) -> None:
@@ -45,10 +56,8 @@ class ProgressDisplay:
             if is_live
             else None
         )
-        self._products: list[ProductProgress] = []
+        self._products: list[_Shown] = []
         self._message: str | None = None
-        self._said: dict[int, tuple[str, float]] = {}
-        self._notes: dict[int, str | None] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -68,7 +77,8 @@ class ProgressDisplay:
 
     def add(self, progress: ProductProgress) -> None:
         """Begin to show a product."""
-        self._products.append(progress)
+        if self._enabled:
+            self._products.append(_Shown(progress))
 
     def message(self, text: str) -> None:
         """Say what the process as a whole is doing, e.g. starting a server."""
@@ -107,18 +117,25 @@ class ProgressDisplay:
 
     def _say_news(self, now: float) -> None:
         """Write a plain line where a product's state has changed, or the last line on it is old."""
-        for number, progress in enumerate(self._products):
-            state, said_at = self._said.get(number, ("", now))
-            if progress.state not in _OVER and (state != progress.state or now - said_at >= _PLAIN_PERIOD_S):
-                self._said[number] = (progress.state, now)
+        for shown in self._products:
+            progress = shown.progress
+            is_old = shown.state is not None and now - shown.said_at >= _PLAIN_PERIOD_S
+            if progress.state not in _OVER and (shown.state != progress.state or is_old):
+                shown.state, shown.said_at = progress.state, now
                 _write(f"{progress.product}: {describe(progress)}")
-            if self._verbose and progress.note != self._notes.get(number):
-                self._notes[number] = progress.note
+            if self._verbose and progress.note != shown.note:
+                shown.note = progress.note
                 _write(f"{progress.product}: {progress.note}")
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what is over: a run may have any number of products, and is drawn four times a second."""
+        self._products = [shown for shown in self._products if shown.progress.state not in _OVER]
 
     def _lines(self, width: int) -> Group:
         """Lay out one line per product; names give way where the terminal is narrow."""
-        running = [p for p in self._products if p.state not in _OVER]
+        self._forget()
+        running = [shown.progress for shown in self._products]
         lines = []
         for progress in running:
             text = describe(progress)

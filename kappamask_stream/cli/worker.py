@@ -69,6 +69,7 @@ def worker(
 
     wanted, flags = split_filter(flags)
     settings = load_settings(**flags)
+    _require_one_process(settings)
     area = None if aoi is None else parse_aoi(aoi)
     if area is not None:
         wanted = replace(wanted, masked=WithinArea(area))
@@ -88,6 +89,23 @@ def worker(
             max_messages=max_messages, until_empty=until_empty,
         )
     )  # fmt: skip
+
+
+def _require_one_process(settings: Settings) -> None:
+    """Refuse what is `run`'s: workers are stateless, so several of them are several processes already.
+
+    Raises
+    ------
+    UsageError
+        With the remedy.
+    """
+    from kappamask_stream.errors import UsageError
+
+    if settings.processes > 1:
+        raise UsageError(
+            f"--processes {settings.processes} (setting `processes`) is for `run`; a worker is one process: start "
+            f"{settings.processes} of them on the same queue (in Kubernetes: replicas), and leave it at 1"
+        )
 
 
 def _serve(service: Service) -> None:

@@ -101,7 +101,8 @@ class CogStream:
         OutputError
             If it would be too large for a GeoTIFF.
         """
-        return assemble(self.spec, await self._finished_levels())
+        levels = await self._finished_levels()
+        return await in_thread(self._executor, assemble, self.spec, levels)  # takes a digest of all blocks
 
     async def finish_into(self, path: Path) -> None:
         """Wait for the last blocks and write the file in a thread, a block at a time.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def selected(
     if probabilities:
         from kappamask_stream.extras.probabilities import ProbabilitiesExtra
 
-        chosen.append(lambda: ProbabilitiesExtra(scratch))
+        chosen.append(partial(ProbabilitiesExtra, scratch))  # no lambda: orders go to other processes
     if subtiles:
         from kappamask_stream.extras.subtiles import SubtilesExtra
 

@@ -3,7 +3,7 @@
 from kappamask_stream.inference.connecting import connect, endpoint_of
 from kappamask_stream.inference.retry import RetryPolicy, confirm_with_retry, infer_with_retry
 from kappamask_stream.inference.triton import TritonClient
-from kappamask_stream.inference.types import BatchSizes, InferenceClient, InferResult, TileRequest
+from kappamask_stream.inference.types import BatchSizes, InferenceClient, InferResult, TileRequest, Transport
 from kappamask_stream.inference.window import InFlightWindow
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "InferenceClient",
     "RetryPolicy",
     "TileRequest",
+    "Transport",
     "TritonClient",
     "confirm_with_retry",
     "connect",

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import grpc
 from tritonclient.grpc.aio import InferenceServerClient
 
 from kappamask_stream.errors import UsageError
+from kappamask_stream.inference.model_infer import ModelInfer, inline_request, region_request
+from kappamask_stream.inference.region_pool import RegionPool
 from kappamask_stream.inference.security import Security
+from kappamask_stream.inference.shared_memory import address_of
+from kappamask_stream.inference.tensors import tensors_in, write_tensors
 from kappamask_stream.inference.token import BearerToken
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
     from kappamask_stream.inference.endpoint import Endpoint
+    from kappamask_stream.inference.tensors import TileLayout
 
 _LARGEST_MESSAGE = 2**31 - 1
 #: Names are resolved again when a connection ends, at most this often; gRPC's own 30 s would keep new servers waiting.
@@ -56,6 +66,8 @@ class Connection:
     ----------
     endpoint, security : with which it was opened.
     channel : requests go to all servers of the endpoint in turn.
+    infer : the same for requests that carry tiles.
+    memory : shared with the server, where it is on this machine and lets us.
     one : requests go to one of them as long as it answers: its counters can be compared with earlier ones.
     files : digest of the TLS files.
     """
@@ -63,12 +75,27 @@ class Connection:
     endpoint: Endpoint
     security: Security
     channel: InferenceServerClient
+    infer: ModelInfer
+    memory: RegionPool
     one: InferenceServerClient
     files: str
 
     @classmethod
-    def open(cls, endpoint: Endpoint, security: Security | None = None, *, infer_timeout_s: float = 120.0) -> Self:
+    def open(
+        cls,
+        endpoint: Endpoint,
+        security: Security | None = None,
+        *,
+        infer_timeout_s: float = 120.0,
+        shared_memory: bool = True,
+        memory_key: str | None = None,
+    ) -> Self:
         """Open the channels; nothing is sent before they are asked for something.
+
+        Parameters
+        ----------
+        shared_memory : False keeps tensors out of it even where that is possible.
+        memory_key : the server's key for it, where it wants one.
 
         Raises
         ------
@@ -77,11 +104,46 @@ class Connection:
         """
         security = security or Security()
         security.check(endpoint)
-        channel = _channel(endpoint, security, channel_arguments(infer_timeout_s))
+        arguments = channel_arguments(infer_timeout_s)
+        channel = _channel(endpoint, security, arguments)
+        memory = RegionPool(channel, endpoint, wanted=shared_memory, key=memory_key, timeout_s=infer_timeout_s)
         one = channel
         if not endpoint.is_one_server:
             one = _channel(endpoint, security, channel_arguments(infer_timeout_s, balanced=False))
-        return cls(endpoint=endpoint, security=security, channel=channel, one=one, files=security.digest())
+        return cls(
+            endpoint=endpoint,
+            security=security,
+            channel=channel,
+            infer=_model_infer(endpoint, security, arguments),
+            memory=memory,
+            one=one,
+            files=security.digest(),
+        )
+
+    async def exchange(
+        self, model: str, layout: TileLayout, arrays: Sequence[NDArray[Any]], *, timeout_s: float
+    ) -> dict[str, NDArray[Any] | None]:
+        """Send a tile's tensors and return those of the answer: through shared memory where there is some.
+
+        Parameters
+        ----------
+        arrays : in the order of the layout's inputs.
+
+        Raises
+        ------
+        InferenceServerException
+            If there is no answer.
+        ValueError
+            If it is malformed.
+        """
+        async with self.memory.lent(layout.nbytes, address_of(arrays[0])) as region:
+            if region is None:
+                message = inline_request(model, layout, arrays)
+            else:
+                write_tensors(region, layout, arrays)
+                message = region_request(model, layout, region.name)
+            answer = await self.infer(message, timeout_s=timeout_s)
+            return tensors_in(answer, layout, region)
 
     def access(self) -> dict[str, bool | str]:
         """Return what a command of the server's environment needs to connect likewise (`server_models.access`)."""
@@ -101,9 +163,13 @@ class Connection:
         return True
 
     async def aclose(self) -> None:
-        """Close the channels."""
-        await self.channel.close()
-        await self.one.close()
+        """Give shared memory back and close the channels."""
+        try:
+            await self.memory.aclose()
+        finally:
+            await self.infer.aclose()
+            await self.channel.close()
+            await self.one.close()
 
 
 def _channel(endpoint: Endpoint, security: Security, arguments: list[tuple[str, int | str]]) -> InferenceServerClient:
@@ -112,3 +178,12 @@ def _channel(endpoint: Endpoint, security: Security, arguments: list[tuple[str, 
     if security.token_file is not None:
         channel.register_plugin(BearerToken(security.token_file))
     return channel
+
+
+def _model_infer(endpoint: Endpoint, security: Security, arguments: list[tuple[str, int | str]]) -> ModelInfer:
+    """Open a channel for tiles; gRPC has it share the connections of one with the same arguments."""
+    if endpoint.tls:
+        channel = grpc.aio.secure_channel(endpoint.target, security.credentials(), options=arguments)
+    else:
+        channel = grpc.aio.insecure_channel(endpoint.target, options=arguments)
+    return ModelInfer(channel, None if security.token_file is None else BearerToken(security.token_file))

@@ -39,4 +39,5 @@ async def connect(settings: Settings, model: str, *, server_wait_s: float = 0.0)
         security=Security.of(settings),
         infer_timeout_s=settings.infer_timeout_s,
         server_wait_s=server_wait_s,
+        shared_memory=settings.shared_memory == "auto",
     )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tritonclient.utils import InferenceServerException
 
 _ANY = ""
+#: What Triton says of a request that it has thrown out of its queue, or not let in.
+_TURNED_AWAY = ("exceeds maximum queue size", "request timeout expired")
 
 #: What gRPC says of a certificate, and the remedy. First match counts.
 _CERTIFICATES = [
@@ -51,7 +53,7 @@ _MEANINGS: list[tuple[str, tuple[str, ...], type[ServerError], Callable[[str, st
     ),
     (
         "UNAVAILABLE",
-        ("exceeds maximum queue size", "request timeout expired"),
+        _TURNED_AWAY,
         ServerOverloadedError,
         lambda at, said, _: f"the queue of the server at {at} is full: {said}",
     ),
@@ -90,6 +92,12 @@ _MEANINGS: list[tuple[str, tuple[str, ...], type[ServerError], Callable[[str, st
         ("request for unknown model", "is not healthy", "is not ready"),
         ServerUnavailableError,
         lambda at, said, _: f"the server at {at} does not serve the model now: {said}",
+    ),
+    (  # It was registered, so this is another server than before.
+        _ANY,
+        ("unable to find shared memory region",),
+        ServerUnavailableError,
+        lambda at, said, _: f"the server at {at} was started again: {said}",
     ),
     (
         "UNAVAILABLE",
@@ -152,3 +160,9 @@ def translated(error: InferenceServerException, endpoint: str, timeout_s: float)
         if expected in (_ANY, status) and (not texts or any(text in said.lower() for text in texts)):
             return kind(describe(endpoint, said, timeout_s))
     return ServerFaultError(f"the server at {endpoint} answered {status or 'without a status'}: {said}")
+
+
+def is_turned_away(error: InferenceServerException) -> bool:
+    """Tell whether a server says that it has not worked on a request and will not: nobody reads its tensors then."""
+    said = str(error.message() or "").lower()
+    return error.status() == "StatusCode.UNAVAILABLE" and any(text in said for text in _TURNED_AWAY)

@@ -2,57 +2,166 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from tritonclient.grpc import InferInput
+from tritonclient.grpc import InferResult as ProtocolResult
 from tritonclient.utils import np_to_triton_dtype
 
 from kappamask_stream.contract import FAULT_LABEL
 from kappamask_stream.errors import ContractError, InferenceError
+from kappamask_stream.inference.shared_memory import address_of
 from kappamask_stream.inference.types import InferResult
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from kappamask_stream.contract import ModelContract
+    from kappamask_stream.inference.shared_memory import Region
     from kappamask_stream.inference.types import TileRequest
 
+#: Tensors begin at multiples of this many bytes: whole cache lines.
+_ALIGNMENT = 64
 
-def inputs_of(request: TileRequest, contract: ModelContract, endpoint: str) -> list[InferInput]:
-    """Return what is sent for one tile.
+
+@dataclass(frozen=True, kw_only=True)
+class TensorPlace:
+    """One tensor of a request or an answer, and where it is where all are in one piece of memory.
+
+    Attributes
+    ----------
+    name : in the model's configuration.
+    dtype : of numpy.
+    shape : with a first axis of 1, the batch.
+    offset : bytes from the beginning of the memory.
+    """
+
+    name: str
+    dtype: type[np.generic]
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileLayout:
+    """All tensors of one tile.
+
+    Attributes
+    ----------
+    inputs, outputs : in the order in which they are sent.
+    nbytes : bytes that all of them take.
+    """
+
+    inputs: tuple[TensorPlace, ...]
+    outputs: tuple[TensorPlace, ...]
+    nbytes: int
+
+    @classmethod
+    def of(cls, contract: ModelContract, *, probabilities: bool) -> Self:
+        """Lay out what a contract says; outputs come last, so that more of them move nothing."""
+        size, channels = contract.tile_size, (1, len(contract.channels))
+        inputs: list[tuple[str, type[np.generic], tuple[int, ...]]] = [
+            (g.tensor, np.uint16, (1, len(g.bands), g.tile, g.tile)) for g in contract.inputs
+        ]
+        inputs += [("OFFSET", np.float32, channels), ("SCALE", np.float32, channels)]
+        outputs: list[tuple[str, type[np.generic], tuple[int, ...]]] = [("LABELS", np.uint8, (1, size, size))]
+        if probabilities:
+            outputs.append(("PROBABILITIES", np.uint8, (1, len(contract.probability_classes), size, size)))
+        places, offset = [], 0
+        for name, dtype, shape in (*inputs, *outputs):
+            places.append(TensorPlace(name=name, dtype=dtype, shape=shape, offset=offset))
+            offset += -(-places[-1].nbytes // _ALIGNMENT) * _ALIGNMENT
+        return cls(inputs=tuple(places[: len(inputs)]), outputs=tuple(places[len(inputs) :]), nbytes=offset)
+
+
+def empty_tensors(
+    contract: ModelContract, layout: TileLayout, memory: NDArray[np.uint8] | None
+) -> dict[str, NDArray[np.uint16]]:
+    """Return arrays for a tile's pixels, with anything in them.
+
+    Parameters
+    ----------
+    memory : of a region, where they shall be; None for memory of their own.
+    """
+    tensors = {}
+    for place in layout.inputs[: len(contract.inputs)]:
+        shape = place.shape[1:]
+        if memory is None:
+            tensors[place.name] = np.empty(shape, np.uint16)
+        else:
+            tensors[place.name] = memory[place.offset : place.offset + place.nbytes].view(np.uint16).reshape(shape)
+    return tensors
+
+
+def arrays_of(request: TileRequest, layout: TileLayout, contract: ModelContract, endpoint: str) -> list[NDArray[Any]]:
+    """Return what is sent for one tile, in the order of the layout's inputs.
 
     Raises
     ------
     ContractError
         If the request is not what the contract says; `endpoint` is for the message.
     """
-    inputs = []
-    for name, dtype, shape, array in _parts(request, contract):
-        if array is None or array.dtype != dtype or array.shape != shape:
+    given: dict[str, NDArray[Any]] = {**request.tensors, "OFFSET": request.offset, "SCALE": request.scale}
+    arrays = []
+    for place in layout.inputs:
+        array, shape = given.get(place.name), place.shape[1:]
+        if array is None or array.dtype != place.dtype or array.shape != shape:
             found = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
             raise ContractError(
-                f"{request.name}: {name} is {found}, the contract of {contract.name} at {endpoint} "
-                f"says {dtype.__name__} {list(shape)}"
+                f"{request.name}: {place.name} is {found}, the contract of {contract.name} at {endpoint} "
+                f"says {place.dtype.__name__} {list(shape)}"
             )
-        tensor = InferInput(name, [1, *shape], np_to_triton_dtype(dtype))
-        tensor.set_data_from_numpy(array[np.newaxis])
-        inputs.append(tensor)
-    return inputs
+        arrays.append(array)
+    return arrays
 
 
-def _parts(
-    request: TileRequest, contract: ModelContract
-) -> list[tuple[str, type, tuple[int, ...], NDArray[Any] | None]]:
-    """List a request's tensors: name, type and shape by the contract, and what the request holds."""
-    parts: list[tuple[str, type, tuple[int, ...], NDArray[Any] | None]] = [
-        (g.tensor, np.uint16, (len(g.bands), g.tile, g.tile), request.tensors.get(g.tensor)) for g in contract.inputs
-    ]
-    channels = (len(contract.channels),)
-    parts += [("OFFSET", np.float32, channels, request.offset), ("SCALE", np.float32, channels, request.scale)]
-    return parts
+def write_tensors(region: Region, layout: TileLayout, arrays: Sequence[NDArray[Any]]) -> None:
+    """Put a tile's tensors into shared memory where they are not there yet, and the fault value in place of its labels.
+
+    Whatever is there of an earlier tile can then not be taken for an answer.
+    """
+    for place, array in zip(layout.inputs, arrays, strict=True):
+        if address_of(array) != region.address + place.offset:
+            region.array(place.offset, place.shape, place.dtype)[0] = array
+    labels = layout.outputs[0]
+    region.array(labels.offset, labels.shape, labels.dtype).fill(FAULT_LABEL)
+
+
+def tensors_in(answer: Any, layout: TileLayout, region: Region | None) -> dict[str, NDArray[Any] | None]:
+    """Return an answer's tensors by name, None for those that are missing.
+
+    Parameters
+    ----------
+    answer : ModelInferResponse of the protocol.
+    region : shared memory that they are in, from which they are copied; None where they are in the answer.
+
+    Raises
+    ------
+    ValueError
+        If bytes do not fill a shape.
+    """
+    if region is None:
+        result = ProtocolResult(answer)
+        return {place.name: result.as_numpy(place.name) for place in layout.outputs}
+    said = {output.name: (output.datatype, tuple(output.shape)) for output in answer.outputs}
+    tensors: dict[str, NDArray[Any] | None] = {}
+    for place in layout.outputs:
+        if said.get(place.name) == (np_to_triton_dtype(place.dtype), place.shape):
+            tensors[place.name] = region.array(place.offset, place.shape, place.dtype).copy()
+        elif place.name in said:
+            raise ValueError(f"{place.name} is {said[place.name]} in shared memory")
+        else:
+            tensors[place.name] = None
+    return tensors
 
 
 def checked_answer(tensors: Mapping[str, NDArray[Any] | None], contract: ModelContract, endpoint: str) -> InferResult:
@@ -77,15 +186,22 @@ def checked_answer(tensors: Mapping[str, NDArray[Any] | None], contract: ModelCo
             )
     labels = tensors["LABELS"]
     assert labels is not None  # noqa: S101 - checked above, for the type checker
-    # Counting is cheaper than sorting, and this runs on the event loop for every tile.
+    _require_known(labels, contract, endpoint)
+    probabilities = tensors.get("PROBABILITIES")
+    return InferResult(labels=labels[0], probabilities=None if probabilities is None else probabilities[0])
+
+
+def _require_known(labels: NDArray[np.uint8], contract: ModelContract, endpoint: str) -> None:
+    """Refuse labels that no class has. This runs on the event loop for every tile."""
+    allowed = {c.value for c in contract.classes}
+    # Classes are mostly numbered from 0 without a gap: then the largest label tells, and costs next to nothing.
+    if labels.max() < min(set(range(FAULT_LABEL + 1)) - allowed):
+        return
     found = set(np.flatnonzero(np.bincount(labels.ravel(), minlength=FAULT_LABEL + 1)).tolist())
     if FAULT_LABEL in found:
         raise InferenceError(f"the network of {contract.name} gave values that are not finite (LABELS {FAULT_LABEL})")
-    allowed = {c.value for c in contract.classes}
     if not found <= allowed:
         raise InferenceError(
             f"LABELS from {endpoint} hold classes {sorted(found - allowed)}, "
             f"the contract of {contract.name} knows {sorted(allowed)}"
         )
-    probabilities = tensors.get("PROBABILITIES")
-    return InferResult(labels=labels[0], probabilities=None if probabilities is None else probabilities[0])

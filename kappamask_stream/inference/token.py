@@ -53,9 +53,14 @@ class BearerToken:
 
     def __call__(self, request: Request) -> None:
         """Give a request its header."""
+        name, value = self.header()
+        request.headers[name] = value
+
+    def header(self) -> tuple[str, str]:
+        """Return the name and the value of a request's header."""
         if time.monotonic() - self._looked > _LOOK_S:
             self._look()
-        request.headers["authorization"] = f"Bearer {self._token}"
+        return "authorization", f"Bearer {self._token}"
 
     def hide(self, text: str) -> str:
         """Take the token out of a text, and those that were sent before it: answers to them may come later."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from tritonclient.grpc import InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
 from kappamask_stream.errors import (
@@ -21,11 +21,19 @@ from kappamask_stream.inference.endpoint import parse_endpoint
 from kappamask_stream.inference.first_contract import contract_of, first_contract
 from kappamask_stream.inference.grpc_errors import translated
 from kappamask_stream.inference.served import CONTROL_TIMEOUT_S, READS, decisive_differences, is_not_served
-from kappamask_stream.inference.tensors import checked_answer, inputs_of
+from kappamask_stream.inference.tensors import (
+    TileLayout,
+    arrays_of,
+    checked_answer,
+    empty_tensors,
+)
 from kappamask_stream.inference.token import without_token
-from kappamask_stream.inference.types import BatchSizes, InferResult, TileRequest
+from kappamask_stream.inference.types import BatchSizes, InferResult, TileRequest, Transport
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from kappamask_stream.contract import ModelContract
     from kappamask_stream.inference.security import Security
 
@@ -53,12 +61,20 @@ class TritonClient:
         self.endpoint = connection.endpoint.text
         self.connection = connection
         self._infer_timeout_s = infer_timeout_s
+        self._layouts = {asked: TileLayout.of(contract, probabilities=asked) for asked in (False, True)}
         self._outdated: ContractError | None = None
         self._confirmed_at = asyncio.get_running_loop().time()
         self._doubts = 0
 
     def __repr__(self) -> str:
-        return f"<TritonClient {self.contract.name} at {self.endpoint}{', outdated' if self._outdated else ''}>"
+        state = f"{', outdated' if self._outdated else ''}, {self.transport.name}"
+        return f"<TritonClient {self.contract.name} at {self.endpoint}{state}>"
+
+    @property
+    def transport(self) -> Transport:
+        """How tiles travel now."""
+        memory = self.connection.memory
+        return Transport(name="shared memory" if memory.is_proven else "gRPC", reason=memory.why_not)
 
     @classmethod
     async def connect(
@@ -69,8 +85,15 @@ class TritonClient:
         security: Security | None = None,
         infer_timeout_s: float = 120.0,
         server_wait_s: float = 0.0,
+        shared_memory: bool = True,
+        memory_key: str | None = None,
     ) -> Self:
         """Connect, wait up to `server_wait_s` for the server, read and check the model's contract.
+
+        Parameters
+        ----------
+        shared_memory : tiles go through it where the server is on this machine and lets us; False: never.
+        memory_key : the server's key for it, where it wants one.
 
         Raises
         ------
@@ -83,12 +106,20 @@ class TritonClient:
         ServerError
             If the server refuses: TLS, certificates, token.
         """
-        connection = Connection.open(parse_endpoint(endpoint), security, infer_timeout_s=infer_timeout_s)
+        connection = Connection.open(
+            parse_endpoint(endpoint),
+            security,
+            infer_timeout_s=infer_timeout_s,
+            shared_memory=shared_memory,
+            memory_key=memory_key,
+        )
         try:
-            return cls(connection, await first_contract(connection, model, server_wait_s), infer_timeout_s)
+            made = cls(connection, await first_contract(connection, model, server_wait_s), infer_timeout_s)
+            await made.settle_transport()
         except BaseException:
             await connection.aclose()
             raise
+        return made
 
     async def __aenter__(self) -> Self:
         return self
@@ -99,6 +130,13 @@ class TritonClient:
     async def aclose(self) -> None:
         """Close the connection."""
         await self.connection.aclose()
+
+    async def settle_transport(self) -> Transport:
+        """Find out how tiles travel, as far as it can be found out soon."""
+        with suppress(TimeoutError):  # then the first tile finds out
+            async with asyncio.timeout(CONTROL_TIMEOUT_S):
+                await self.connection.memory.prove(self._layouts[False].nbytes)
+        return self.transport
 
     @property
     def is_doubtful(self) -> bool:
@@ -182,19 +220,28 @@ class TritonClient:
                 counts[batch.batch_size] = counts.get(batch.batch_size, 0) + batch.compute_infer.count
         return BatchSizes(counts=counts)
 
+    def new_tensors(self, *, probabilities: bool = False) -> dict[str, NDArray[np.uint16]]:
+        """Return arrays for a tile's pixels, to be filled and sent: what is in them is anything.
+
+        Where there is shared memory, and some of it free, they are in it, and are not copied on their way.
+
+        Parameters
+        ----------
+        probabilities : True where these will be asked for.
+        """
+        layout = self._layouts[probabilities]
+        return empty_tensors(self.contract, layout, self.connection.memory.fill(layout.nbytes))
+
     async def infer(self, request: TileRequest) -> InferResult:
         """Send one tile once; see `InferenceClient.infer` for the errors."""
         if self.is_doubtful:
             await self.confirm(_PASSING_READS)
-        names = ["LABELS", "PROBABILITIES"] if request.probabilities else ["LABELS"]
+        layout = self._layouts[request.probabilities]
+        arrays = arrays_of(request, layout, self.contract, self.endpoint)
         try:
-            answer = await self.connection.channel.infer(
-                self.contract.name,
-                inputs_of(request, self.contract, self.endpoint),
-                outputs=[InferRequestedOutput(name) for name in names],
-                client_timeout=self._infer_timeout_s,
+            tensors = await self.connection.exchange(
+                self.contract.name, layout, arrays, timeout_s=self._infer_timeout_s
             )
-            tensors = {name: answer.as_numpy(name) for name in names}
         except InferenceServerException as caught:
             error = without_token(caught, self.connection.channel.plugin())
             raise self._failure(error) from error

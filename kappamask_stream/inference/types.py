@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,6 +73,20 @@ class BatchSizes:
         if not self.counts:
             return None
         return sum(size * n for size, n in self.counts.items()) / sum(self.counts.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transport:
+    """How tiles travel to a server.
+
+    Attributes
+    ----------
+    name : what they take; most of them, where shared memory has no room for all.
+    reason : why not shared memory, in words; None where it is, or where that is not known yet.
+    """
+
+    name: Literal["gRPC", "shared memory"]
+    reason: str | None = None
 
 
 class InferenceClient(Protocol):

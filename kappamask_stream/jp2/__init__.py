@@ -6,6 +6,7 @@ from kappamask_stream.jp2.geometry import TileGeometry
 from kappamask_stream.jp2.indexing import IndexCost, index_bands
 from kappamask_stream.jp2.plan import BandInput, DecodePlan, bands_of, wanted_tiles
 from kappamask_stream.jp2.reading import ReadStats
+from kappamask_stream.jp2.reduced_band import ReducedBand
 from kappamask_stream.jp2.stream import TilePixels, TileStream
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "IndexCost",
     "RasterioDecoder",
     "ReadStats",
+    "ReducedBand",
     "TileDecoder",
     "TileGeometry",
     "TilePixels",

@@ -79,10 +79,12 @@ class CodestreamIndex:
     plain_reason: str | None
     layout: str
 
-    def decode_tile(self, tile: CodestreamTile, parts: list[bytes], decoder: TileDecoder, /) -> NDArray[np.uint16]:
+    def decode_tile(
+        self, tile: CodestreamTile, parts: list[bytes], decoder: TileDecoder, needed: Window | None = None, /
+    ) -> NDArray[np.uint16]:
         """See `BandIndex.decode_tile`."""
         return decoder.decode(
-            standalone_codestream(self, tile, parts),
+            standalone_codestream(self, tile, parts, needed if decoder.takes_thinned else None),
             height=tile.window.height,
             width=tile.window.width,
             name=f"codestream tile {tile.index} of {self.name}" if self.plain_reason is None else self.name,

@@ -19,7 +19,14 @@ _FILTERS = threading.Lock()
 
 
 class TileDecoder(Protocol):
-    """Decodes stand-alone codestreams; one instance serves all threads."""
+    """Decodes stand-alone codestreams; one instance serves all threads.
+
+    Attributes
+    ----------
+    takes_thinned : True where a tile of which packets are emptied (`precincts`) is known to decode right.
+    """
+
+    takes_thinned: bool
 
     def decode(self, codestream: bytes, *, height: int, width: int, name: str) -> NDArray[np.uint16]:
         """Return uint16 ``[height, width]``.
@@ -34,6 +41,8 @@ class TileDecoder(Protocol):
 
 class ImagecodecsDecoder:
     """OpenJPEG through imagecodecs: the cheapest per tile."""
+
+    takes_thinned = True
 
     def decode(self, codestream: bytes, *, height: int, width: int, name: str) -> NDArray[np.uint16]:
         """See `TileDecoder.decode`."""
@@ -50,6 +59,8 @@ class ImagecodecsDecoder:
 
 class RasterioDecoder:
     """OpenJPEG through GDAL: an independent reader of the same bytes."""
+
+    takes_thinned = True
 
     def decode(self, codestream: bytes, *, height: int, width: int, name: str) -> NDArray[np.uint16]:
         """See `TileDecoder.decode`."""

@@ -25,6 +25,7 @@ class Marker(IntEnum):
     TLM = 0xFF55
     PRF = 0xFF56
     PLM = 0xFF57
+    PLT = 0xFF58
     CPF = 0xFF59
     QCD = 0xFF5C
     QCC = 0xFF5D
@@ -112,6 +113,7 @@ class Coding:
     block_w, block_h : exponents of a code-block's size.
     reversible : True for 5/3, False for 9/7.
     precincts : exponents (width, height) per resolution, the lowest first; empty where there is one per resolution.
+    has_sop, has_eph : of COD: whether packets may begin with a marker, and whether their headers end with one.
     """
 
     progression: int
@@ -121,6 +123,8 @@ class Coding:
     block_h: int
     reversible: bool
     precincts: tuple[tuple[int, int], ...]
+    has_sop: bool
+    has_eph: bool
 
     def blocks_and_precincts(self, height: int, width: int) -> tuple[int, int]:
         """Return upper bounds of the code-blocks and of the precincts of a tile of this size (T.800 B.6, B.7)."""
@@ -217,6 +221,8 @@ def parse_coding(name: str, marker: int, body: bytes) -> Coding:
         block_h=(body[at + 2] & 15) + 2,
         reversible=body[at + 4] == 1,
         precincts=tuple((size & 15, size >> 4) for size in body[at + 5 : needed]),
+        has_sop=marker == Marker.COD and bool(body[0] & 2),
+        has_eph=marker == Marker.COD and bool(body[0] & 4),
     )
 
 

@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import imagecodecs
 import numpy as np
 
 from kappamask_stream.errors import CodestreamError, UsageError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+#: Rows and columns of what is decoded at the start, to see that it works.
+_TRIAL_SIDE = 256
 #: Codestreams in a batch at most: with 1024-pixel tiles 64 MB of pixels.
 MAX_BATCH = 32
 
@@ -61,6 +64,9 @@ class BatchingDecoder:
     decode_batch : called by one thread at a time.
     max_batch : codestreams in a call, at most.
     """
+
+    #: nvJPEG2000 decoded other valid codestreams to wrong pixels without a word, and was not tried on these.
+    takes_thinned = False
 
     def __init__(self, decode_batch: DecodeBatch, *, max_batch: int = MAX_BATCH) -> None:
         self._decode_batch, self._max_batch = decode_batch, max_batch
@@ -140,12 +146,30 @@ class NvImageCodecDecoder(BatchingDecoder):
     Raises
     ------
     UsageError
-        If the packages or a GPU are missing.
+        If the packages or a GPU are missing, or what there is does not decode JPEG 2000 right.
     """
 
     def __init__(self, *, device: int = 0, max_batch: int = MAX_BATCH) -> None:
         self._codec, self._decoder, self._parameters = _open(device)
         super().__init__(self._on_gpu, max_batch=max_batch)
+        self._try_out(device)
+
+    def _try_out(self, device: int) -> None:
+        """Decode something: where nvJPEG2000 is missing, or of another CUDA, all else is there and nothing decodes."""
+        pixels = np.arange(_TRIAL_SIDE**2, dtype=np.uint16).reshape(_TRIAL_SIDE, _TRIAL_SIDE) // 2
+        codestream = imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True, level=0, bitspersample=15)
+        reason = "it gives nothing"
+        try:
+            (found,) = self._on_gpu([bytes(codestream)])
+        except Exception as error:  # noqa: BLE001 - whatever it is, it cannot be worked with
+            found, reason = None, str(error)
+        if found is not None:
+            reason = "it gives other pixels than OpenJPEG"
+        if found is None or not np.array_equal(found, pixels):
+            raise UsageError(
+                f"nvImageCodec does not decode JPEG 2000 on GPU {device}: {reason}; install nvidia-nvjpeg2k-cu13, of "
+                "the same CUDA as nvidia-nvimgcodec-cu13 and the driver, or decode on the CPU (--decoder cpu)"
+            )
 
     def _on_gpu(self, codestreams: Sequence[bytes]) -> list[NDArray[Any] | None]:
         images = self._decoder.decode([self._source(each) for each in codestreams], params=self._parameters)
@@ -170,11 +194,11 @@ def _open(device: int) -> tuple[Any, Any, Any]:
         )
     except ImportError as error:
         raise UsageError(
-            "decoding on the GPU needs nvidia-nvimgcodec-cu13 and nvidia-nvjpeg2k-cu13 (pip install both), or decode "
-            "on the CPU"
+            "decoding on the GPU needs nvidia-nvimgcodec-cu13 and nvidia-nvjpeg2k-cu13: pip install both, or decode on "
+            "the CPU (--decoder cpu)"
         ) from error
     except RuntimeError as error:
         raise UsageError(
-            f"decoding on the GPU needs an NVIDIA GPU and its driver: {error}; decode on the CPU"
+            f"decoding on the GPU needs an NVIDIA GPU and its driver: {error}; decode on the CPU (--decoder cpu)"
         ) from error
     return codec, decoder, parameters

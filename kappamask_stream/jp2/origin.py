@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 
 from kappamask_stream.errors import CodestreamError
+from kappamask_stream.jp2.precincts import precinct_count
 
 #: Marker and length of a tile-part's head.
 _SOT = b"\xff\x90\x00\x0a"
@@ -38,12 +39,12 @@ def framed(codestream: bytes) -> tuple[bytes, tuple[int, int, int, int]]:
             f"a tile at row {y0}, column {x0} is on no grid of {height} x {width}: decode it on the CPU"
         )
     across, index = -(-x1 // width), y0 // height * -(-x1 // width) + x0 // width
-    coding, first = _main_header(codestream)
+    coding, first = main_header(codestream)
     pieces = [codestream[:16], bytes(8), codestream[24:32], bytes(8), codestream[40:first]]
     for number in range(index):
         top, left = number // across * height, number % across * width
         extent = (left, top, min(left + width, x1), min(top + height, y1))
-        body = b"\xff\x93" + _empty_packets(coding, extent)
+        body = b"\xff\x93" + empty_packets(coding, extent)
         pieces += [_SOT + struct.pack(">HIBB", number, 12 + len(body), 0, 1), body]
     position = first
     while codestream[position : position + 2] == _SOT[:2]:
@@ -61,7 +62,7 @@ def moved(codestream: bytes) -> bytes | None:
     ESA's tiles of 10 m can all be moved, most of 20 m and 60 m cannot. Without a frame nvJPEG2000 is 1.8 times as fast.
     """
     x1, y1, x0, y0 = struct.unpack_from(">4I", codestream, 8)
-    coding, _ = _main_header(codestream)
+    coding, _ = main_header(codestream)
     levels = coding[5]
     for shift, (start, end) in ((0, (x0, x1)), (4, (y0, y1))):
         if start % (1 << levels):
@@ -85,7 +86,7 @@ def _is_cut_alike(start: int, end: int, halvings: int, log_size: int) -> bool:
     return first % size == 0 or (first // size == last // size and last - first < size)
 
 
-def _empty_packets(coding: bytes, extent: tuple[int, int, int, int]) -> bytes:
+def empty_packets(coding: bytes, extent: tuple[int, int, int, int]) -> bytes:
     """Return the packets of a tile without data: one zero byte for each precinct of each resolution and layer."""
     style, layers, levels = coding[0], int.from_bytes(coding[2:4]), coding[5]
     x0, y0, x1, y1 = extent
@@ -94,11 +95,11 @@ def _empty_packets(coding: bytes, extent: tuple[int, int, int, int]) -> bytes:
         precinct = coding[10 + level] if style & 1 else 0xFF
         scale, across, down = levels - level, precinct & 15, precinct >> 4
         left, top, right, bottom = (-(-v >> scale) for v in (x0, y0, x1, y1))
-        count += (-(-right >> across) - (left >> across)) * (-(-bottom >> down) - (top >> down))
+        count += precinct_count(left, right, across) * precinct_count(top, bottom, down)
     return (b"\0\xff\x92" if style & 4 else b"\0") * (count * layers)
 
 
-def _main_header(codestream: bytes) -> tuple[bytes, int]:
+def main_header(codestream: bytes) -> tuple[bytes, int]:
     """Return the parameters of COD, and where the main header ends."""
     position, coding = 2, b""
     while codestream[position : position + 2] != _SOT[:2]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _BYTES_PER_PIXEL = 2
 #: What a decoder takes for a tile of ESA's layouts, a few MB a thread, is not counted against the ring.
 _SMALL_WORK_BYTES = 16 * 1024 * 1024
+#: Of a tile with fewer bytes than one for so many pixels the coded data cost nothing beside the rest of decoding.
+_PIXELS_PER_CHEAP_BYTE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +52,31 @@ class Unit:
     ----------
     band : position in `DecodePlan.bands`.
     tile : the codestream tile.
+    needed : the least window of its pixels, in the image, with all that tiles of the grid take: what is kept of it.
     uses : how many tiles of the grid take pixels from it.
-    work_bytes : held while it is decoded, beside its pixels; 0 where that is little.
+    work_bytes : held while it is decoded, beside the pixels needed; 0 where that is little.
     """
 
     band: int
     tile: BandTile
+    needed: Window
     uses: int
     work_bytes: int
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its decoded pixels."""
-        return self.tile.window.height * self.tile.window.width * _BYTES_PER_PIXEL
+        """Bytes of the pixels that are kept."""
+        return _pixel_bytes(self.needed)
+
+    @property
+    def is_thinned(self) -> bool:
+        """True where it is worth while to decode only what is needed.
+
+        Not of a tile of few bytes: decoded whole it can be known for all zero, which later ones are then compared with.
+        """
+        coded = sum(length for _, length in self.tile.parts)
+        window = self.tile.window
+        return self.needed != window and coded * _PIXELS_PER_CHEAP_BYTE >= window.height * window.width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +107,19 @@ class DecodePlan:
     def of(cls, bands: Iterable[BandInput], tiles: Iterable[Tile]) -> DecodePlan:
         """Plan the decoding of `bands` for `tiles` (all of a grid, or those that an area of interest meets)."""
         bands, tiles = tuple(bands), tuple(tiles)
+        like = _first_alike(bands)
         order: dict[tuple[int, int], int] = {}
         uses: list[int] = []
+        windows: dict[tuple[int, int], Window] = {}
         needs: list[tuple[int, ...]] = []
         for tile in tiles:
             needed = []
+            covered: dict[int, list[int]] = {}
             for number, band in enumerate(bands):
-                for position in covering(band.index, source_window(tile, band.group)):
+                first = like[number]
+                if first == number:
+                    covered[first] = _cover(band, number, source_window(tile, band.group), windows)
+                for position in covered[first]:
                     if band.index.tiles[position].is_zero:
                         continue  # nothing to read: tensors are 0 where no unit is cut into them
                     unit = order.setdefault((number, position), len(order))
@@ -108,19 +128,44 @@ class DecodePlan:
                     uses[unit] += 1
                     needed.append(unit)
             needs.append(tuple(needed))
-        units = tuple(_unit(band, bands[band].index, at, uses[unit]) for (band, at), unit in order.items())
+        units = tuple(
+            _unit(band, bands[band].index, at, windows[like[band], at], uses[unit])
+            for (band, at), unit in order.items()
+        )
         return cls(
             bands=bands, tiles=tiles, units=units, needs=tuple(needs), required_bytes=_just_in_time_peak(units, needs)
         )
 
 
-def _unit(band: int, index: BandIndex, position: int, uses: int) -> Unit:
+def _first_alike(bands: tuple[BandInput, ...]) -> list[int]:
+    """Return for each band the first one that is cut into pieces, and cut out of them, at the same places."""
+    first: dict[tuple[TileGeometry, int, int, int], int] = {}
+    keys = ((_geometry(b.index), len(b.index.tiles), b.group.stride, b.group.tile) for b in bands)
+    return [first.setdefault(key, number) for number, key in enumerate(keys)]
+
+
+def _cover(band: BandInput, number: int, window: Window, windows: dict[tuple[int, int], Window]) -> list[int]:
+    """Return the positions of the codestream tiles under a window; `windows` of them grow by what it takes."""
+    positions = covering(band.index, window)
+    for position in positions:
+        taken = window.intersection(band.index.tiles[position].window)
+        windows[number, position] = taken.around(windows.get((number, position), taken))
+    return positions
+
+
+def _unit(band: int, index: BandIndex, position: int, needed: Window, uses: int) -> Unit:
     tile = index.tiles[position]
     if not tile.parts:
         raise InternalError(f"{index.name}: codestream tile {tile.index} is needed, it was indexed without it")
     # The tile-parts, and the stand-alone codestream that they are copied into.
     work = index.decode_bytes + 2 * sum(length for _, length in tile.parts)
-    return Unit(band, tile, uses, work if work > _SMALL_WORK_BYTES else 0)
+    if needed != tile.window:
+        work += _pixel_bytes(tile.window)  # until what is needed has been copied out of them
+    return Unit(band, tile, needed, uses, work if work > _SMALL_WORK_BYTES else 0)
+
+
+def _pixel_bytes(window: Window) -> int:
+    return window.height * window.width * _BYTES_PER_PIXEL
 
 
 def bands_of(
@@ -157,8 +202,15 @@ def wanted_tiles(
 
 def covering(index: BandIndex, window: Window) -> list[int]:
     """Return positions in ``index.tiles`` of the codestream tiles that a window meets, in raster order."""
+    positions = _geometry(index).covering(window)
+    if positions and positions[-1] >= len(index.tiles):
+        raise ProductError(f"{index.name}: tile {positions[-1]} is needed, the file has {len(index.tiles)}")
+    return positions
+
+
+def _geometry(index: BandIndex) -> TileGeometry:
     first = index.tiles[0].window
-    geometry = TileGeometry(
+    return TileGeometry(
         height=index.height,
         width=index.width,
         tile_height=index.tile_height,
@@ -166,10 +218,6 @@ def covering(index: BandIndex, window: Window) -> list[int]:
         first_height=first.height,
         first_width=first.width,
     )
-    positions = geometry.covering(window)
-    if positions and positions[-1] >= len(index.tiles):
-        raise ProductError(f"{index.name}: tile {positions[-1]} is needed, the file has {len(index.tiles)}")
-    return positions
 
 
 def _just_in_time_peak(units: tuple[Unit, ...], needs: list[tuple[int, ...]]) -> int:

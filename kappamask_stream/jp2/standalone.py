@@ -9,23 +9,30 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from kappamask_stream.jp2.markers import DECISIVE, Marker, check_cost, damaged, parse_coding
+from kappamask_stream.grid import Window
+from kappamask_stream.jp2.markers import DECISIVE, Marker, check_cost, damaged, parse_coding, parse_siz, segments_of
+from kappamask_stream.jp2.precincts import thinned
 from kappamask_stream.jp2.tile_parts import SOT_BYTES, check_totals, parse_sot
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kappamask_stream.jp2.codestream import CodestreamIndex, CodestreamTile
     from kappamask_stream.jp2.tile_parts import Sot
 
 _ISOT = slice(4, 6)
 
 
-def standalone_codestream(index: CodestreamIndex, tile: CodestreamTile, parts: list[bytes]) -> bytes:
+def standalone_codestream(
+    index: CodestreamIndex, tile: CodestreamTile, parts: list[bytes], needed: Window | None = None
+) -> bytes:
     """Build the codestream of one tile.
 
     Parameters
     ----------
     index, tile : from `index_steps`; the tiles of this file can be decoded alone.
     parts : the bytes of the tile's tile-parts, in file order.
+    needed : pixels of the image that are wanted of the tile: others may come out as anything. None: all.
 
     Raises
     ------
@@ -34,7 +41,17 @@ def standalone_codestream(index: CodestreamIndex, tile: CodestreamTile, parts: l
     """
     if index.plain_reason is not None:
         return b"".join(parts)
+    _check_parts(index, tile, parts)
     pieces: list[bytes | memoryview] = [_tile_header(index, tile)]
+    for part in parts if needed is None else _thinned(index, tile, parts, needed):
+        view = memoryview(part)  # copied once, by the join
+        pieces += [view[: _ISOT.start], b"\x00\x00", view[_ISOT.stop :]]
+    pieces.append(Marker.EOC.code)
+    return b"".join(pieces)
+
+
+def _check_parts(index: CodestreamIndex, tile: CodestreamTile, parts: list[bytes]) -> None:
+    """Check that these are the tile-parts that the index says."""
     sots: list[Sot] = []
     for (offset, length), part in zip(tile.parts, parts, strict=True):
         sot = parse_sot(index.name, part, offset)
@@ -45,12 +62,20 @@ def standalone_codestream(index: CodestreamIndex, tile: CodestreamTile, parts: l
                 f"it should be of tile {tile.index} and have {length}",
             )
         sots.append(sot)
-        view = memoryview(part)  # copied once, by the join
-        pieces += [view[: _ISOT.start], b"\x00\x00", view[_ISOT.stop :]]
     check_totals(index.name, tile.index, sots)
     _check_tile_header(index, tile, parts[0])
-    pieces.append(Marker.EOC.code)
-    return b"".join(pieces)
+
+
+def _thinned(index: CodestreamIndex, tile: CodestreamTile, parts: list[bytes], needed: Window) -> Sequence[bytes]:
+    """Leave out what the pixels needed do not depend on, where the file's layout allows it."""
+    segments = segments_of(index.name, index.main_header)
+    if Marker.COC in segments:
+        return parts
+    coding = parse_coding(index.name, Marker.COD, segments[Marker.COD][0])
+    siz = parse_siz(index.name, segments[Marker.SIZ][0])
+    image = Window(siz.y0, siz.x0, index.height, index.width)
+    extent, wanted = tile.window.placed_in(image), needed.placed_in(image)
+    return thinned(coding, extent, wanted, parts) or parts
 
 
 def _check_tile_header(index: CodestreamIndex, tile: CodestreamTile, part: bytes) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from kappamask_stream.jp2.plan import DecodePlan
     from kappamask_stream.sources import Source
 
+#: Rows and columns from one pixel to the next when looking for data.
+_SAMPLED = 32
+
 
 @dataclass(frozen=True, kw_only=True)
 class TilePixels:
@@ -40,6 +43,14 @@ class TilePixels:
     is_empty: bool
 
 
+@dataclass(frozen=True)
+class _Decoded:
+    """What decoding a unit gave: the pixels needed, None where these are all 0; True where the whole tile is."""
+
+    pixels: NDArray[np.uint16] | None
+    is_zero: bool
+
+
 class TileStream:
     """Async iterator of `TilePixels` in the plan's order. Use as an async context manager.
 
@@ -53,6 +64,8 @@ class TileStream:
         best joined (`RunReader`). Default: ``source.coalesce_bytes`` for each band. Of other sources `read_ahead` and
         the decoders at work are the limit.
     on_busy : see `ReadStats`.
+    new_tensors : gives arrays for a tile's pixels, with anything in them; called on the event loop. Default: memory of
+        their own.
 
     State: per unit a future of its pixels (None: all zero) and the uses left; bytes held by units begun and not
     yet dropped; per band the bytes that are known to decode to zero. One consumer at a time.
@@ -70,6 +83,7 @@ class TileStream:
         compressed_bytes: int | None = None,
         decoder: TileDecoder | None = None,
         on_busy: Callable[[str, float, float], None] | None = None,
+        new_tensors: Callable[[], dict[str, NDArray[np.uint16]]] | None = None,
     ) -> None:
         self.stats = ReadStats() if on_busy is None else ReadStats(on_busy=on_busy)
         self._plan, self._executor = plan, executor
@@ -83,8 +97,9 @@ class TileStream:
         self._zero: dict[int, set[bytes]] = {}
         self._pixels: list[asyncio.Future[NDArray[np.uint16] | None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._decoding: set[Future[NDArray[np.uint16] | None]] = set()
+        self._decoding: set[Future[_Decoded]] = set()
         self._next = 0
+        self._new_tensors = new_tensors or self._own_tensors
 
     def __repr__(self) -> str:
         return (
@@ -139,7 +154,7 @@ class TileStream:
         # Shielded: a consumer that gives up waiting must not cancel what the decoder is to fill.
         units = {unit: await asyncio.shield(self._pixels[unit]) for unit in needed}
         is_zero = all(pixels is None for pixels in units.values())
-        tensors = {} if is_zero else await in_thread(None, self._cut, tile, units)
+        tensors = {} if is_zero else await in_thread(None, self._cut, tile, units, self._new_tensors())
         self._next += 1
         for unit in needed:
             self._uses[unit] -= 1
@@ -188,39 +203,56 @@ class TileStream:
         decoding = self._executor.submit(self._decode, number, parts)
         self._decoding.add(decoding)
         try:
-            pixels = await asyncio.wrap_future(decoding)
+            decoded = await asyncio.wrap_future(decoding)
         finally:
             if decoding.done():
                 self._decoding.discard(decoding)
         self.stats.decodes[number] = self.stats.decodes.get(number, 0) + 1
-        if pixels is None:
+        if decoded.is_zero:
             known.add(index.identity(unit.tile, parts))
-        return pixels
+        return decoded.pixels
 
-    def _decode(self, number: int, parts: list[bytes]) -> NDArray[np.uint16] | None:
-        """Decode a unit (in a thread); returns its pixels, None where all is zero."""
+    def _decode(self, number: int, parts: list[bytes]) -> _Decoded:
+        """Decode a unit (in a thread) and keep what is needed of it."""
         started = time.perf_counter()
         unit = self._plan.units[number]
-        pixels = self._plan.bands[unit.band].index.decode_tile(unit.tile, parts, self._decoder)
+        needed = unit.needed if unit.is_thinned else None
+        whole = self._plan.bands[unit.band].index.decode_tile(unit.tile, parts, self._decoder, needed)
         self.stats.on_busy("decode", started, time.perf_counter())
-        return pixels if pixels.any() else None
+        is_part = unit.needed != unit.tile.window
+        pixels = whole[unit.needed.relative_to(unit.tile.window)].copy() if is_part else whole  # lets go of the rest
+        if _has_data(pixels):
+            return _Decoded(pixels, is_zero=False)
+        # What was left out of it may have data, and another tile of the same bytes may need that.
+        return _Decoded(None, is_zero=needed is None and not whole.any())
 
-    def _cut(self, tile: Tile, units: dict[int, NDArray[np.uint16] | None]) -> dict[str, NDArray[np.uint16]]:
-        """Copy a tile's windows out of its units (in a thread); empty where all is zero."""
-        started = time.perf_counter()
+    def _own_tensors(self) -> dict[str, NDArray[np.uint16]]:
         groups = {band.group.tensor: band.group for band in self._plan.bands}
-        tensors = {name: np.zeros((len(g.bands), g.tile, g.tile), np.uint16) for name, g in groups.items()}
+        return {name: np.empty((len(g.bands), g.tile, g.tile), np.uint16) for name, g in groups.items()}
+
+    def _cut(
+        self, tile: Tile, units: dict[int, NDArray[np.uint16] | None], tensors: dict[str, NDArray[np.uint16]]
+    ) -> dict[str, NDArray[np.uint16]]:
+        """Copy a tile's windows out of its units into `tensors` (in a thread); empty where all is zero."""
+        started = time.perf_counter()
+        missing = {(name, channel): t[channel].size for name, t in tensors.items() for channel in range(len(t))}
+        pieces = []
         for number, pixels in units.items():
-            if pixels is None:
-                continue
             unit = self._plan.units[number]
             band = self._plan.bands[unit.band]
             wanted = source_window(tile, band.group)
-            common = wanted.intersection(unit.tile.window)
-            target = tensors[band.group.tensor][band.channel]
-            target[common.relative_to(wanted)] = pixels[common.relative_to(unit.tile.window)]
+            common = wanted.intersection(unit.needed)
+            if pixels is not None:
+                target = band.group.tensor, band.channel
+                missing[target] -= common.height * common.width
+                pieces.append((target, common.relative_to(wanted), pixels[common.relative_to(unit.needed)]))
+        for (name, channel), count in missing.items():
+            if count:  # beyond the image, or all zero
+                tensors[name][channel].fill(0)
+        for (name, channel), place, piece in pieces:
+            tensors[name][channel][place] = piece
         self.stats.on_busy("cut", started, time.perf_counter())
-        return tensors if any(tensor.any() for tensor in tensors.values()) else {}
+        return tensors if any(map(_has_data, tensors.values())) else {}
 
     def _drop(self, number: int, holds_bytes: bool) -> None:  # noqa: FBT001 - private
         """Forget a unit after its last use."""
@@ -231,3 +263,8 @@ class TileStream:
     def _give_back(self, nbytes: int) -> None:
         self._held -= nbytes
         self._room.set()
+
+
+def _has_data(pixels: NDArray[np.uint16]) -> bool:
+    """Tell whether any pixel is not 0: a few are looked at first, which settles it nearly always."""
+    return bool(pixels[..., ::_SAMPLED, ::_SAMPLED].any() or pixels.any())

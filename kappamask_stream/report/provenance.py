@@ -103,5 +103,5 @@ def _mask(job: MaskJob) -> list[tuple[str, str]]:
     if options.aoi is not None:
         rows.append(("Area of interest", _area(options.aoi)))
     if "RESAMPLED" in job.tags:
-        rows.append(("Not as the model asks", job.tags["RESAMPLED"]))
+        rows.append(("Read at another resolution", job.tags["RESAMPLED"]))
     return [*rows, ("Software", f"kappamask-stream {__version__}"), ("Fingerprint", job.tags["FINGERPRINT"])]

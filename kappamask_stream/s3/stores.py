@@ -28,6 +28,7 @@ class Stores:
         servers, too.
     outputs : the same for the store that outputs go to; None: as `options`.
     on_retry : told the cause, and in words, of each request that failed and is sent again: see `retry.persist`.
+    processes : that read the same stores for one user: this one takes its part of the requests at once and a minute.
 
     State: a client per set of options, limits per store and credentials, the pool for HTTP.
     """
@@ -38,7 +39,9 @@ class Stores:
         outputs: S3Options | None = None,
         *,
         on_retry: Callable[[str, str], None] = lambda _cause, _text: None,
+        processes: int = 1,
     ) -> None:
+        self._processes = processes
         self.options = options or S3Options()
         self.outputs = outputs or self.options
         self._on_retry = on_retry
@@ -69,7 +72,9 @@ class Stores:
             from kappamask_stream.sources.http import HttpStore  # here: it is built on this package
 
             options = self.options
-            self._http = HttpStore(connections=options.connections, patience=options.patience, on_retry=self._on_retry)
+            self._http = HttpStore(
+                connections=self._part(options.connections), patience=options.patience, on_retry=self._on_retry
+            )
             self._stack.push_async_callback(self._http.aclose)
         return self._http
 
@@ -94,7 +99,13 @@ class Stores:
             if options not in self._clients:
                 key = (options.endpoint_url, options.profile, options.anonymous)
                 if key not in self._limits:
-                    self._limits[key] = RequestLimits(options.connections, options.requests_per_minute)
+                    a_minute = options.requests_per_minute
+                    self._limits[key] = RequestLimits(
+                        self._part(options.connections), None if a_minute is None else self._part(a_minute)
+                    )
                 client = S3Client(options, self._limits[key], self._on_retry)
                 self._clients[options] = await self._stack.enter_async_context(client)
             return self._clients[options]
+
+    def _part(self, limit: int) -> int:
+        return max(1, limit // self._processes)

@@ -14,7 +14,7 @@ import select
 import stat
 import tempfile
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,12 +42,14 @@ class LocalServer:
     metrics_url : Prometheus metrics.
     model_name : name of the served model.
     log_path : what Triton says.
+    memory_key : with which the server lets its clients share memory with it; a secret of this user.
     """
 
     grpc_address: str
     metrics_url: str
     model_name: str
     log_path: Path
+    memory_key: str = field(repr=False)
 
 
 def state_folder(environment: ServerEnvironment) -> Path:
@@ -120,6 +122,7 @@ async def lease_local_server(
                 metrics_url=ready["metrics"],
                 model_name=ready["model"],
                 log_path=Path(ready["log"]),
+                memory_key=ready["memory_key"],
             )
         finally:
             writer.close()

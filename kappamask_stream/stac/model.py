@@ -110,10 +110,11 @@ def _bands(contract: ModelContract) -> list[dict[str, Any]]:
 
 
 def _pixels(contract: ModelContract, group: BandGroup) -> dict[str, Any]:
+    files = f"{group.file_gsd_m} m files at half resolution" if group.file_gsd_m else f"{group.gsd_m} m files"
     return {
         "name": group.tensor,
         "bands": list(group.bands),
-        "description": f"DN of the {group.gsd_m} m files; tiles start at multiples of {group.stride} pixels.",
+        "description": f"DN of the {files}; tiles start at multiples of {group.stride} pixels.",
         "input": {
             "shape": [-1, len(group.bands), group.tile, group.tile],
             "dim_order": ["batch", "channel", "height", "width"],

@@ -90,7 +90,9 @@ async def _write(
     """Return the names of the files that were written, and the Collection as it is now."""
     wanted = {model_file(contract): encode(model_item(contract)) for contract in contracts}
     there = await _present(root, [*wanted, COLLECTION_FILE])
-    known, document = there.get(COLLECTION_FILE), collection(contracts, entries)
+    # In a thread: of thousands of Items it takes long enough to hold up everything else.
+    document = await in_thread(None, collection, contracts, entries)
+    known = there.get(COLLECTION_FILE)
     # Last: it points to the others.
     wanted[COLLECTION_FILE] = await in_thread(None, _grown, root.href(COLLECTION_FILE), known, document, gone)
     files = [

@@ -21,15 +21,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@pytest.fixture(params=["fake", pytest.param("triton", marks=pytest.mark.integration)])
+REAL = [pytest.param(transport, marks=pytest.mark.integration) for transport in ("gRPC", "shared memory")]
+
+
+@pytest.fixture(params=["fake", *REAL])
 async def client(request: pytest.FixtureRequest, csmask_contract: ModelContract) -> AsyncIterator[InferenceClient]:
-    """One of the two, closed at the end."""
+    """One of the two, the real one over each of its transports; closed at the end."""
     made: InferenceClient
     if request.param == "fake":
         made = FakeInference(csmask_contract)
     else:
         server = request.getfixturevalue("session_server")
-        made = await TritonClient.connect(f"grpc://{server.address}", "null_l2a")
+        made = await TritonClient.connect(
+            f"grpc://{server.address}",
+            "null_l2a",
+            shared_memory=request.param == "shared memory",
+            memory_key=server.memory_key,
+        )
+        assert made.transport.name == request.param
     yield made
     await made.aclose()
 

@@ -69,12 +69,14 @@ class PrivateTriton:
     pid : of tritonserver.
     metrics : URL.
     key : value of the header that opens what is restricted.
+    memory_key : value of the header that opens shared memory.
     """
 
     address: str
     pid: int
     metrics: str
     key: str
+    memory_key: str
 
     @property
     def port(self) -> int:

@@ -25,7 +25,13 @@ async def hold(model: str, weights: Path | None) -> None:
         env=load_settings().server_env,
         on_progress=lambda text: say(event="progress", text=text),
     ) as server:
-        say(event="ready", address=server.grpc_address, model=server.model_name, log=str(server.log_path))
+        say(
+            event="ready",
+            address=server.grpc_address,
+            model=server.model_name,
+            log=str(server.log_path),
+            memory_key=server.memory_key,
+        )
         # A thread could not be interrupted: standard input is watched by the loop.
         await (await _standard_input()).read()
 

@@ -5,7 +5,7 @@ python private_triton.py REPOSITORY FOLDER OPTIONS [MODEL ...]
 OPTIONS is a JSON object: ``restrict`` names parts of the protocol that want a key, beside those that always do;
 ``flags`` are further arguments of tritonserver, in the place of those of the same name, {key} stands for the key;
 ``address`` is what it listens on, ``port`` 0 is any; ``tls`` holds the files (``ca``, and ``certificate`` and ``key``
-of a client) with which a server is asked whose flags want TLS.
+of a client) with which a server is asked whose flags want TLS; ``memory_key`` is the key for shared memory.
 """
 
 import json
@@ -33,10 +33,12 @@ class PrivateTriton(TritonProcess):
 
 def main() -> None:
     repository, folder, options, *models = sys.argv[1:]
-    given = {"restrict": [], "flags": [], "address": "127.0.0.1", "port": 0, "tls": None} | json.loads(options)
+    usual = {"restrict": [], "flags": [], "address": "127.0.0.1", "port": 0, "tls": None, "memory_key": None}
+    given = usual | json.loads(options)
     server = PrivateTriton(
         Path(repository), Path(folder), grpc_port=given["port"], restricted=(*RESTRICTED, *given["restrict"])
     )
+    server.memory_key = given["memory_key"] or server.memory_key
     server.flags = [f"--grpc-address={given['address']}", *given["flags"]]
     server.start()
     try:
@@ -49,6 +51,7 @@ def main() -> None:
         client.close()
         metrics = f"http://127.0.0.1:{server.metrics_port}/metrics"
         said = {"address": address, "pid": server.process.pid, "metrics": metrics, "key": server.key}
+        said["memory_key"] = server.memory_key
         print(json.dumps(said), flush=True)
         sys.stdin.read()
     finally:

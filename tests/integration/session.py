@@ -36,6 +36,7 @@ class SessionServer:
 
     state: LocalState
     address: str
+    memory_key: str
 
     def lease(self, model: str) -> str:
         """Have another model loaded and return the address; the lease ends with the session."""
@@ -49,7 +50,8 @@ def session_server(server_env: Path) -> Iterator[SessionServer]:
         patch.setenv("XDG_RUNTIME_DIR", str(runtime))
         state = LocalState(runtime, server_env)
         try:
-            yield SessionServer(state, state.holder("null_l2a").until("ready")["address"])
+            ready = state.holder("null_l2a").until("ready")
+            yield SessionServer(state, ready["address"], ready["memory_key"])
         finally:
             left = state.close()
         assert not left

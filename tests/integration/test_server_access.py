@@ -67,14 +67,16 @@ def test_control_without_the_key_is_refused(
     client.close()
 
 
-def test_the_key_is_nowhere_to_read(session_server: SessionServer) -> None:
+@pytest.mark.parametrize("key", ["kappamask-key=", "kappamask-memory="])
+def test_the_keys_are_nowhere_to_read(session_server: SessionServer, key: str) -> None:
     (server,) = session_server.state.tritonservers()
-    (argument,) = [a for a in server.cmdline() if "kappamask-key" in a]
-    assert set(argument.partition("kappamask-key=")[2]) == {"*"}
-    key_like = "kappamask-key="
+    (argument,) = [a for a in server.cmdline() if key in a]
+    assert set(argument.partition(key)[2]) == {"*"}
     for path in session_server.state.folder.rglob("*.log"):
-        assert key_like not in path.read_text(errors="replace")
-    assert "key" not in session_server.state.status()
+        text = path.read_text(errors="replace")
+        assert key not in text
+        assert session_server.memory_key not in text
+    assert not {"key", "memory_key"} & set(session_server.state.status())
 
 
 def test_the_state_folder_is_private(session_server: SessionServer) -> None:

@@ -72,7 +72,8 @@ def add_model(null_repository: Path, tmp_path: Path) -> Callable[..., Path]:
 def unconnected(address: str, repository: Path, infer_timeout_s: float = 60.0) -> TritonClient:
     """A client that has not asked the server for the contract: it would not have got one."""
     contract = ModelContract.from_json((repository / "null_l2a" / "contract.json").read_text())
-    return TritonClient(Connection.open(parse_endpoint(f"grpc://{address}")), contract, infer_timeout_s)
+    connection = Connection.open(parse_endpoint(f"grpc://{address}"), infer_timeout_s=infer_timeout_s)
+    return TritonClient(connection, contract, infer_timeout_s)
 
 
 # Connecting
@@ -82,7 +83,7 @@ async def test_the_contract_is_read_when_connecting(session_server: SessionServe
     async with await TritonClient.connect(f"grpc://{session_server.address}", "null_l2a") as client:
         assert client.contract.name == "null_l2a"
         assert client.contract.inputs[0].bands == ("B02", "B03", "B04", "B8A", "B11", "B12")
-        assert repr(client) == f"<TritonClient null_l2a at grpc://{session_server.address}>"
+        assert repr(client) == f"<TritonClient null_l2a at grpc://{session_server.address}, gRPC>"
 
 
 async def test_a_model_that_is_not_there_is_refused_with_the_remedy(session_server: SessionServer) -> None:

@@ -259,7 +259,7 @@ async def test_a_mask_that_is_begun_with_one_network_is_not_ended_with_another(
             with pytest.raises(ModelChangedError, match="another test_l2a than before: weights_sha256") as caught:
                 await client.infer(tile_for(client))
             assert caught.value.retryable, "begun anew it takes the other network"
-        assert repr(client) == f"<TritonClient test_l2a at grpc://127.0.0.1:{port}, outdated>"
+        assert repr(client) == f"<TritonClient test_l2a at grpc://127.0.0.1:{port}, outdated, gRPC>"
         assert replica.tiles == 2
 
 

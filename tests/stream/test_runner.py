@@ -190,7 +190,7 @@ async def test_decoded_pixels_of_all_products_never_exceed_the_budget(
 
     class Watched(TileStream):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, decoder=Counting(), **kwargs)
+            super().__init__(*args, **{**kwargs, "decoder": Counting()})
 
     monkeypatch.setattr(pipeline, "TileStream", Watched)
     budget = 9000  # two bands of 40 x 40 pixels take 6400 bytes: two products do not fit beside each other

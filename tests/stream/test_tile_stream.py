@@ -82,6 +82,7 @@ class SpyDecoder:
     running: int = 0
     most_running: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+    takes_thinned: bool = True
 
     def decode(self, codestream: bytes, *, height: int, width: int, name: str) -> NDArray[np.uint16]:
         with self.lock:
@@ -229,7 +230,14 @@ async def test_tiles_of_a_product_equal_a_plain_read_with_zeros_beyond(
     source, decoder = DirectorySource(tmp_path), SpyDecoder()
     plan = await plan_of(source, contract, paths)
     seen = 0
-    async with TileStream(source, plan, executor=threads, workers=2, decoder=decoder) as stream:
+
+    def new_tensors() -> dict[str, NDArray[np.uint16]]:
+        """As of an earlier tile: what is there must not shine through."""
+        return {g.tensor: np.full((len(g.bands), g.tile, g.tile), 77, np.uint16) for g in contract.inputs}
+
+    async with TileStream(
+        source, plan, executor=threads, workers=2, decoder=decoder, new_tensors=new_tensors
+    ) as stream:
         async for pixels in stream:
             check_tile(pixels, contract.inputs, images)
             assert pixels.tile.index == seen
@@ -360,6 +368,8 @@ async def test_a_plain_file_among_others_is_decoded_once_and_cut_alike(
 class Ones:
     """Decodes anything to ones."""
 
+    takes_thinned = True
+
     def decode(self, codestream: bytes, *, height: int, width: int, name: str) -> NDArray[np.uint16]:
         return np.ones((height, width), np.uint16)
 
@@ -369,7 +379,9 @@ async def test_what_a_decoder_takes_for_a_huge_tile_is_part_of_the_reservation(t
     bands = [BandInput(path=b, index=huge, group=GROUP, channel=c) for c, b in enumerate(GROUP.bands)]
     plan = DecodePlan.of(bands, list(TileGrid(1900, 1900, 96, 8))[:3])
     source = MemorySource(dict.fromkeys(GROUP.bands, bytes(2000)))
-    assert plan.required_bytes == 2 * 1900 * 1900 * 2 + plan.units[0].work_bytes
+    assert plan.units[0].needed == Window(0, 0, 96, 80 + 80 + 96)
+    assert plan.units[0].work_bytes >= 17 * 2**20 + 1900 * 1900 * 2, "all of its pixels are there for a moment"
+    assert plan.required_bytes == 2 * plan.units[0].nbytes + plan.units[0].work_bytes
     async with TileStream(source, plan, executor=threads, workers=2, decoder=Ones()) as stream:
         assert len([pixels async for pixels in stream]) == 3
     assert stream.stats.peak_held_bytes == plan.required_bytes

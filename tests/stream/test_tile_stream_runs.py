@@ -155,6 +155,8 @@ async def test_no_bytes_come_in_beyond_the_limit_while_nobody_takes_tiles(
 class Checker:
     """A decoder that knows which bytes each codestream tile has."""
 
+    takes_thinned = False
+
     def __init__(self, plan: DecodePlan, files: dict[str, bytes]) -> None:
         self.expected = {
             f"{band.index.name} {tile.index}": b"".join(files[band.path][o : o + n] for o, n in tile.parts)

@@ -73,6 +73,7 @@ MEANINGS = {
     "QueueAccessError": ("retry", "surroundings"),
     "MessageRefusedError": ("poison", "message"),
     "QueueUnavailableError": ("retry", "passing"),
+    "ProcessEndedError": ("retry", "passing"),
     "InternalError": ("poison", "message"),
 }
 

@@ -276,7 +276,7 @@ def interleaved(stream: Codestream) -> Codestream:
     return replace(stream, parts=tuple(sorted(stream.parts, key=lambda part: (part.number, part.tile))))
 
 
-def moved_image(folder: Path, pixels: NDArray[Any]) -> Codestream:
+def moved_image(folder: Path, pixels: NDArray[Any], **options: str) -> Codestream:
     """Return ``pixels[64:, 64:]`` as an image that begins at (64, 64) of the reference grid, in tiles of 128.
 
     The tiles begin at 0, so the first row and column of them is half as large as the others. GDAL cannot write
@@ -286,7 +286,7 @@ def moved_image(folder: Path, pixels: NDArray[Any]) -> Codestream:
     parts: list[Part] = []
     stream: Codestream | None = None
     for tall, wide in ((64, 64), (64, 128), (128, 64), (128, 128)):
-        path = write_jp2(folder / f"{tall}_{wide}.jp2", pixels, BLOCKYSIZE=str(tall), BLOCKXSIZE=str(wide))
+        path = write_jp2(folder / f"{tall}_{wide}.jp2", pixels, BLOCKYSIZE=str(tall), BLOCKXSIZE=str(wide), **options)
         stream = Codestream.of(path.read_bytes())
         across = -(-pixels.shape[1] // wide)
         for row, top in enumerate(tops):

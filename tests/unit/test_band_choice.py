@@ -36,6 +36,9 @@ class FakeProduct:
         self.listing = {path: 1 for key, path in self.files.items() if key not in self.lost}
 
     def band_path(self, band: str, gsd_m: int) -> str:
+        path = self.files.get((band, gsd_m))
+        if path in self.listing:
+            return path
         raise ProductError(f"X.SAFE has no file of {band} at {gsd_m} m")
 
 
@@ -96,6 +99,20 @@ def test_provenance_names_what_is_not_the_files() -> None:
     assert provenance(files) == ("B02 is read at 10 m and averaged to 20 m",)
 
 
+def test_half_resolution_is_read_where_the_contract_says_so_only() -> None:
+    """Even where there is a file of the pixels' own size: the served graph is made for the low-pass band."""
+    group = BandGroup(gsd_m=20, file_gsd_m=10, bands=("B02",), tile=60, stride=48)
+    reduced = make_contract(inputs=(group,), gsd_m=20, tile_size=60, margin=6)
+    for product in (has(("B02", 10)), has(("B02", 10), ("B02", 20))):
+        files = choose_files(product, reduced, allow_coarser=False)
+        assert files == {("B02", 20): BandFile(path="B02_10m.tif", gsd_m=10, is_reduced=True)}
+        assert provenance(files) == ("B02 is read at half the resolution of its 10 m file, as the model asks",)
+        assert not choose_files(product, wants(20, "B02"), allow_coarser=False)["B02", 20].is_reduced
+    for allow_coarser in (True, False):
+        with pytest.raises(ProductError, match="no file of B02 at 10 m"):
+            choose_files(has(("B02", 20)), reduced, allow_coarser=allow_coarser)
+
+
 class ArrayIndex:
     """A band in memory, in pieces of `side` pixels; the bytes of a piece are its pixels."""
 
@@ -111,7 +128,7 @@ class ArrayIndex:
         ]
         self.tiles = tuple(BandTile(index=i, window=w, parts=((i, 1),)) for i, w in enumerate(windows))
 
-    def decode_tile(self, tile: BandTile, parts: list[bytes], _: Any, /) -> np.ndarray:
+    def decode_tile(self, tile: BandTile, parts: list[bytes], _: Any, needed: Window | None = None, /) -> np.ndarray:
         assert tile == self.tiles[tile.index], "the file's own piece is asked for"
         window = tile.window
         return self.pixels[window.row : window.row_end, window.col : window.col_end]

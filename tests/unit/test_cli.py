@@ -140,7 +140,7 @@ def commands() -> list[tuple[str, ...]]:
 def test_these_commands_there_are() -> None:
     assert {path[0] for path in commands()} == {
         "run", "info", "km-predict", "evaluate", "worker", "submit", "queue", "plan", "synth", "demo", "server", "models",
-        "config",
+        "config", "bench",
     }  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def test_help_teaches(command: Callable[..., Ended], path: tuple[str, ...]) -> N
     assert silent == []
 
 
-@pytest.mark.parametrize("path", [(), ("server",), ("models",), ("config",), ("queue",)], ids=" ".join)
+@pytest.mark.parametrize("path", [(), ("server",), ("models",), ("config",), ("queue",), ("bench",)], ids=" ".join)
 def test_help_of_a_group_shows_an_example(command: Callable[..., Ended], path: tuple[str, ...]) -> None:
     text = " ".join(command(*path, "--help").out.split())
     assert f"Example: kappamask-stream {' '.join(path)}".rstrip() in text

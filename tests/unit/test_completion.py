@@ -33,7 +33,7 @@ def complete(tmp_path: Path, *words: str, **variables: str) -> list[str]:
     [
         (("mo",), {"models"}),
         (("models", "f"), {"fetch"}),
-        (("run", "--model", "cs"), {"csmask", "csmask_l1c", "csmask_l2a"}),
+        (("run", "--model", "cs"), {"csmask", "csmask_l1c", "csmask_l1c_reduced", "csmask_l2a"}),
         (("run", "--model", "kappamask_l1c_unet"), {f"kappamask_l1c_unet{p}" for p in ("", "_bf16", "_fp16")}),
         (("run", "--architecture", ""), {"DeepLabv3Plus", "Unet"}),
         (("run", "--precision", "b"), {"bf16"}),
@@ -41,7 +41,7 @@ def complete(tmp_path: Path, *words: str, **variables: str) -> list[str]:
         (("run", "--dilate", "CLOUD"), {"CLOUD_SHADOW=", "CLOUD="}),
         (("run", "--s3-r"), {"--s3-region", "--s3-requester-pays"}),
         (("models", "fetch", "kappamask_l2a"), {"kappamask_l2a_deeplabv3plus", "kappamask_l2a_unet"}),
-        (("models", "check", "csmask_l1"), {"csmask_l1c"}),
+        (("models", "check", "csmask_l1"), {"csmask_l1c", "csmask_l1c_reduced"}),
         (("server", "start", "--model", "csmask_l2"), {"csmask_l2a"}),
         (("config", ""), {"show", "path", "example"}),
         (("evaluate", "--crosswalk", "s"), {"scl"}),

@@ -1,6 +1,7 @@
 """The contract: a faithful JSON document that refuses what contradicts itself."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -29,6 +30,41 @@ def test_a_contract_of_schema_1_0_has_no_measured_agreement(csmask_contract: Mod
     document = json.loads(csmask_contract.to_json()) | {"schema_version": [1, 0]}
     del document["measured_agreement"]
     assert ModelContract.from_json(json.dumps(document)).measured_agreement is None
+
+
+def test_files_at_half_resolution_are_another_tensor(csmask_contract: ModelContract) -> None:
+    """A client that does not know the field would look for DN_20M twice, and find that the model has no such pair."""
+    first = replace(csmask_contract.inputs[0], bands=("B02", "B03", "B04", "B8A"), file_gsd_m=10)
+    second = replace(csmask_contract.inputs[0], bands=("B11", "B12"))
+    reduced = replace(csmask_contract, inputs=(first, second))
+    assert [group.tensor for group in reduced.inputs] == ["DN_20M_OF_10M", "DN_20M"]
+    assert ModelContract.from_json(reduced.to_json()) == reduced
+    assert reduced.sha256() != csmask_contract.sha256()
+
+
+def test_documents_of_before_that_field_keep_their_digest(csmask_contract: ModelContract) -> None:
+    older = json.dumps(json.loads(csmask_contract.to_json()) | {"schema_version": [1, 1]}, sort_keys=True)
+    assert "file_gsd_m" not in older
+    read = ModelContract.from_json(older)
+    assert read.inputs[0].file_gsd_m is None
+    assert json.dumps(json.loads(read.to_json()), sort_keys=True) == older
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"bands": ("B11", "B12")}, r"two groups of \['DN_20M', 'DN_20M'\] have one name"),
+        ({"bands": ("B02",), "file_gsd_m": 10}, r"\[\('B02', 20\)\] stand in two groups"),
+        ({"bands": ("B11", "B12"), "file_gsd_m": 5}, "files of 5 m read at half .* pixels of 10 m, the group has 20 m"),
+    ],
+)
+def test_groups_that_contradict_each_other(csmask_contract: ModelContract, second: dict, message: str) -> None:
+    first = csmask_contract.inputs[0]
+    bands = tuple(band for band in first.bands if band not in second["bands"] or band == "B02")
+    groups = (replace(first, bands=bands), replace(first, **second))
+    channels = tuple(band for group in groups for band in group.bands)
+    with pytest.raises(ContractError, match=message):
+        replace(csmask_contract, inputs=groups, channels=channels, divisors=(1.0,) * len(channels))
 
 
 def test_another_major_version_is_refused_with_both(csmask_contract: ModelContract) -> None:

@@ -259,6 +259,20 @@ def test_triton_ends_within_its_grace_period() -> None:
     assert int(variables("default", "triton")["EXIT_TIMEOUT_S"] or 0) == left - 5
 
 
+def test_engines_of_tensorrt_are_kept_where_its_configurations_say() -> None:
+    config = next((ROOT / "triton" / "generated" / "tensorrt").glob("*-network/config.pbtxt")).read_text()
+    place = container("default", "triton")["volumeMounts"][2]
+    assert place["name"] == "engines"
+    assert f'key: "trt_timing_cache_path" value: "{place["mountPath"]}"' in config
+    assert f"install -d -m 0777 {place['mountPath']}\n" in (ROOT / "deploy" / "containers" / "Dockerfile").read_text()
+    claimed = template(*LEAST, "triton.engineCache.claim=engines-of-h200")
+    for ended, expected in ((template(*LEAST), {"emptyDir": {"sizeLimit": "4Gi"}}),
+                            (claimed, {"persistentVolumeClaim": {"claimName": "engines-of-h200"}})):  # fmt: skip
+        (pod,) = [d["spec"]["template"]["spec"] for d in yaml.safe_load_all(ended.stdout)
+                  if d and d["kind"] == "Deployment" and d["metadata"]["name"].endswith("-triton")]  # fmt: skip
+        assert {"name": "engines", **expected} in pod["volumes"]
+
+
 def test_who_does_not_watch_for_spot_notices_cannot_ask_the_instance_for_anything() -> None:
     assert "169.254.169.254" in json.dumps(of_kind("default", "NetworkPolicy"))
     assert "169.254.169.254" not in json.dumps(of_kind("everything", "NetworkPolicy"))

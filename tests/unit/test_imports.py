@@ -71,7 +71,7 @@ LAYERS = [
         "survey",
     },
     {"models", "opening", "runner", "api", "api_options", "km_predict"},
-    {"worker", "monitor"},
+    {"worker", "monitor", "bench", "processes"},
     {"cli", "__main__"},
 ]
 

@@ -120,6 +120,8 @@ def test_frame_of_several_tile_parts(tmp_path: Path) -> None:
     assert max(len(tile.parts) for tile in index.tiles) > 1
 
     class Framing:
+        takes_thinned = False
+
         def decode(self, codestream: bytes, *, height: int, width: int, name: str) -> NDArray[np.uint16]:
             frame, (top, left, bottom, right) = framed(codestream)
             pixels: NDArray[np.uint16] = imagecodecs.jpeg2k_decode(frame)[top:bottom, left:right]

@@ -10,6 +10,7 @@ import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kappamask_stream.bench.tiles import neighbours, write_tile_set
 from kappamask_stream.errors import OutputError, ProductError
 from kappamask_stream.grid import TileGrid
 from kappamask_stream.product import Product, open_product
@@ -93,6 +94,41 @@ async def test_more_tiles_than_there_are(safe: Path, kappamask_contract: ModelCo
     assert len(load_tiles(tmp_path / "t", kappamask_contract)) == count
 
 
+async def test_a_tile_set_is_the_tiles_that_hold_data(
+    safe: Path, kappamask_contract: ModelContract, tmp_path: Path
+) -> None:
+    """All of them where the grid has no more than are wanted: the floors of the benchmarks are measured on these."""
+    product = await open_product(DirectorySource(safe))
+    with rasterio.open(safe / product.band_path("B02", 10)) as file:
+        image = np.pad(file.read(1), (0, 512))
+    windows_10m = [image[480 * (i // 3) :, 480 * (i % 3) :][:512, :512] for i in range(9)]
+    expected = [pixels for pixels in windows_10m if pixels.any()]
+    assert 2 < len(expected) < 9, "one tile at least has no data"
+    cut = {}
+    for most in (9, 2):
+        folder = tmp_path / str(most)
+        folder.mkdir()
+        tiles = await write_tile_set(product, kappamask_contract, "corrected", folder, most=most)
+        requests = tiles.requests()
+        assert (tiles.product, tiles.count) == (product.name, len(requests))
+        assert {name: t.shape for name, t in requests[0].tensors.items()} == {
+            "DN_10M": (6, 512, 512), "DN_20M": (6, 256, 256), "DN_60M": (2, 85, 85),
+        }  # fmt: skip
+        assert sorted(set(requests[0].offset.tolist())) == [-1000.0, 0.0]
+        cut[most] = [request.tensors["DN_10M"][2] for request in requests]
+    assert len(cut[9]) == len(expected)
+    assert all(np.array_equal(found, pixels) for found, pixels in zip(cut[9], expected, strict=True))
+    assert len(cut[2]) == 2
+    assert all(any(np.array_equal(found, pixels) for pixels in expected) for found in cut[2])
+
+
+@pytest.mark.parametrize(("most", "expected"), [(1, "4"), (9, "012345678"), (20, "012345678")])
+def test_neighbours_are_those_around_the_middle(most: int, expected: str) -> None:
+    grid = list(TileGrid(3 * 10, 3 * 10, 12, 1))
+    assert "".join(str(tile.index) for tile in neighbours(grid, most)) == expected
+    assert neighbours([], most) == []
+
+
 async def test_a_product_of_another_level(safe: Path, l1c_csmask_contract: ModelContract, tmp_path: Path) -> None:
     product = await open_product(DirectorySource(safe))
     with pytest.raises(ProductError, match="is a L2A product, the model test_l2a was trained on L1C"):
@@ -106,8 +142,8 @@ async def test_a_product_without_data(
         return []
 
     product = await open_product(DirectorySource(safe))
-    monkeypatch.setattr("kappamask_stream.sampling._covered", nothing)
-    with pytest.raises(ProductError, match="holds no data: there is nothing to check a model on"):
+    monkeypatch.setattr("kappamask_stream.sampling.covered", nothing)
+    with pytest.raises(ProductError, match="holds no data: there is no tile to take from it"):
         await write_tiles(product, csmask_contract, tmp_path / "t", count=1, radiometry="corrected")
 
 

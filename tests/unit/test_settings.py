@@ -131,7 +131,7 @@ def test_the_documented_table_is_the_models() -> None:
 
 #: Numbers that count something, which their names say.
 COUNTS = {
-    "decode_threads", "read_ahead_tiles", "products_at_once", "tile_attempts", "max_in_flight", "s3_connections",
+    "decode_threads", "read_ahead_tiles", "processes", "products_at_once", "tile_attempts", "max_in_flight", "s3_connections",
     "s3_requests_per_minute", "poison_in_a_row", "pending_most",
 }  # fmt: skip
 

@@ -1,0 +1,105 @@
+"""What a server did while something was measured: by its own account, and by that of this machine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tritonclient.utils import InferenceServerException
+
+from kappamask_stream.bench.server_statistics import read_statistics
+from kappamask_stream.inference.served import CONTROL_TIMEOUT_S
+from kappamask_stream.server import server_status
+from kappamask_stream.threads import in_thread
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.aio import InferenceServerClient
+
+    from kappamask_stream.bench.server_statistics import Statistics
+    from kappamask_stream.inference import TritonClient
+    from kappamask_stream.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerWork:
+    """A snapshot, or what came between two of them.
+
+    Attributes
+    ----------
+    statistics : of one server, where there are several.
+    executing_s : seconds that its instances of the model have worked on batches, added up; None where it does not tell.
+    cpu_s : CPU seconds of the server's processes; None where it is not the local server, or the system does not tell.
+    """
+
+    statistics: Statistics
+    executing_s: float | None
+    cpu_s: float | None
+
+    def since(self, earlier: ServerWork) -> ServerWork:
+        """Return what came between two snapshots."""
+        return ServerWork(
+            statistics=self.statistics.since(earlier.statistics),
+            executing_s=_grown(self.executing_s, earlier.executing_s),
+            cpu_s=_grown(self.cpu_s, earlier.cpu_s),
+        )
+
+    def busy(self, wall_s: float, instances: int) -> float | None:
+        """Return the share of a time in which an instance worked on a batch, on average; None where unknown."""
+        return None if self.executing_s is None else min(1.0, self.executing_s / (wall_s * instances))
+
+
+async def look_at_server(client: TritonClient, settings: Settings) -> ServerWork:
+    """Take a snapshot; what cannot be known is None, or a reason."""
+    channel, model = client.connection.one, client.contract.name
+    status = await server_status(settings.server_env) if settings.triton is None else None
+    return ServerWork(
+        statistics=await read_statistics(channel, model),
+        executing_s=await executing_s(channel, model),
+        cpu_s=None if status is None else await in_thread(None, descendants_cpu_s, int(status["pid"])),
+    )
+
+
+async def executing_s(channel: InferenceServerClient, model: str) -> float | None:
+    """Return the seconds that a server's instances of a model have worked on batches since it was loaded.
+
+    Unlike the times of requests, which count a batch once for each of its tiles, this counts it once.
+    """
+    try:
+        answer = await channel.get_inference_statistics(model, client_timeout=CONTROL_TIMEOUT_S)
+    except InferenceServerException:
+        return None
+    batches = [batch for version in answer.model_stats for batch in version.batch_stats]
+    return float(sum(b.compute_input.ns + b.compute_infer.ns + b.compute_output.ns for b in batches) * 1e-9)
+
+
+def descendants_cpu_s(pid: int) -> float | None:
+    """Return the CPU seconds of a process's children, their children and so on, of those that live.
+
+    None where the system does not tell (it is no Linux), or there are none.
+    """
+    parents: dict[int, int] = {}
+    used: dict[int, float] = {}
+    try:
+        tick_s = 1 / os.sysconf("SC_CLK_TCK")
+        processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    except (OSError, ValueError):
+        return None
+    for process in processes:
+        try:
+            text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue  # ended meanwhile
+        # The name, in brackets, may hold anything. Behind it: state, parent, … and from the 12th on CPU ticks.
+        fields = text.rpartition(")")[2].split()
+        parents[process], used[process] = int(fields[1]), (int(fields[11]) + int(fields[12])) * tick_s
+    found = {pid}
+    while more := {process for process, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sum(used[process] for process in found - {pid} if process in used) if found - {pid} else None
+
+
+def _grown(now: float | None, before: float | None) -> float | None:
+    """Return by how much a counter has grown; None where it is unknown, or began anew meanwhile."""
+    return None if now is None or before is None or now < before else now - before

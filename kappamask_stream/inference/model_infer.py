@@ -1,0 +1,105 @@
+"""ModelInfer, the one call of the protocol that carries pixels, without the copies of them that tritonclient makes.
+
+It copies a tile's bytes out of the array, into a message, into the message's wire form, and gRPC copies that. Here the
+wire form is put together from the arrays at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from kappamask_stream.inference.tensors import TensorPlace, TileLayout
+    from kappamask_stream.inference.token import BearerToken
+
+_METHOD = "/inference.GRPCInferenceService/ModelInfer"
+#: In front of each item of ModelInferRequest.raw_input_contents: number 7, of any length (protobuf's wire format).
+_RAW_INPUT = bytes([7 << 3 | 2])
+
+
+class ModelInfer:
+    """Sends requests for one tile over a channel of gRPC.
+
+    Parameters
+    ----------
+    channel : closed with it.
+    token : goes with each request.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, token: BearerToken | None) -> None:
+        self._channel, self._token = channel, token
+        self._call = channel.unary_unary(
+            _METHOD, request_serializer=None, response_deserializer=service_pb2.ModelInferResponse.FromString
+        )
+
+    async def __call__(self, request: bytes, *, timeout_s: float) -> Any:
+        """Send a request in its wire form (`inline_request`, `region_request`) and return the ModelInferResponse.
+
+        Raises
+        ------
+        InferenceServerException
+            If there is none.
+        """
+        metadata = () if self._token is None else (self._token.header(),)
+        try:
+            return await self._call(request, metadata=metadata, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise InferenceServerException(msg=error.details(), status=str(error.code())) from error
+
+    async def aclose(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+
+def inline_request(model: str, layout: TileLayout, arrays: Sequence[NDArray[Any]]) -> bytes:
+    """Return a request that carries its tensors.
+
+    Parameters
+    ----------
+    arrays : in the order of the layout's inputs.
+    """
+    parts: list[Any] = [_head(model, layout, None)]
+    for array in arrays:
+        parts += [_RAW_INPUT, _varint(array.nbytes), np.ascontiguousarray(array).reshape(-1).view(np.uint8).data]
+    return b"".join(parts)
+
+
+def region_request(model: str, layout: TileLayout, region: str) -> bytes:
+    """Return a request whose tensors, and those of the answer, are in a region of shared memory."""
+    return _head(model, layout, region)
+
+
+def _head(model: str, layout: TileLayout, region: str | None) -> bytes:
+    message = service_pb2.ModelInferRequest(model_name=model)
+    for place in layout.inputs:
+        tensor = message.inputs.add(name=place.name, datatype=np_to_triton_dtype(place.dtype), shape=place.shape)
+        _put(tensor, region, place)
+    for place in layout.outputs:
+        _put(message.outputs.add(name=place.name), region, place)
+    head: bytes = message.SerializeToString()
+    return head
+
+
+def _put(tensor: Any, region: str | None, place: TensorPlace) -> None:
+    if region is not None:
+        tensor.parameters["shared_memory_region"].string_param = region
+        tensor.parameters["shared_memory_offset"].int64_param = place.offset
+        tensor.parameters["shared_memory_byte_size"].int64_param = place.nbytes
+
+
+def _varint(number: int) -> bytes:
+    """Write a number as protobuf does: seven bits a byte, the lowest first."""
+    written = bytearray()
+    while number > 0x7F:  # noqa: PLR2004 - seven bits
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*written, number])
