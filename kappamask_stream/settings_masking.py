@@ -96,8 +96,8 @@ class MaskingSettings(BaseSettings):
         default=1,
         ge=1,
         description="For `run`: processes that products are spread over. Each has an event loop, its share of "
-        "`decode_threads`, and `memory_budget_mb`, `products_at_once` and `max_in_flight` of its own: more where one loop "
-        "is the limit.",
+        "`decode_threads`, and `memory_budget_mb`, `products_at_once` and `max_in_flight` of its own: more where one "
+        "loop is the limit.",
         json_schema_extra={"flag": "--processes"},
     )
     shared_memory: Literal["auto", "off"] = Field(

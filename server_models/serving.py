@@ -204,7 +204,6 @@ class Serving:
             try:
                 with contextlib.closing(self._loader.client()) as client:
                     if await self._is_ready(client):
-                        self._server.hide_keys()
                         return
             except asyncio.CancelledError:  # who asked is gone; whoever waits must not find half a server
                 self._server.stop()
@@ -218,12 +217,15 @@ class Serving:
         )
 
     async def _is_ready(self, client: triton.InferenceServerClient) -> bool:
-        deadline = time.monotonic() + _READY_S
+        deadline, is_hidden = time.monotonic() + _READY_S, False
         while self._server.is_alive and time.monotonic() < deadline:
+            is_hidden = is_hidden or self._server.hide_keys()
             with contextlib.suppress(InferenceServerException):
                 if await asyncio.to_thread(client.is_server_ready, client_timeout=2.0):
+                    if not is_hidden:
+                        self._server.hide_keys()
                     return True
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
         return False
 
     async def _load(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -21,6 +22,8 @@ from server_models.tether import tethered
 
 _ALLOCATION_POOL = 64
 _LOG_LIMIT = 8 * 1024 * 1024
+#: How Triton begins a line of its log; what the dynamic linker says may stand before the first one.
+_SAID, _FIRST_BYTES = re.compile(rb"^[IWE]\d{4} ", re.MULTILINE), 64 * 1024
 #: What only the supervisor may do: loading (a model is code), writing logs and traces to files.
 RESTRICTED = ("model-repository", "trace", "logging")
 
@@ -128,6 +131,7 @@ class TritonProcess:
     memory_key: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
     backend_bytes: int = 16 * 2**20
     process: subprocess.Popen[bytes] | None = None
+    _log_bytes: int = field(default=0, init=False, repr=False)
 
     #: Name of the header that carries `key`.
     KEY_HEADER = "triton-grpc-protocol-kappamask-key"
@@ -159,6 +163,7 @@ class TritonProcess:
         self.metrics_port = self.metrics_port or fresh[1]
         adopt_orphans()
         _cap(self.log_path)
+        self._log_bytes = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 tethered(self._command(program, backends), signal.SIGKILL),
@@ -170,10 +175,21 @@ class TritonProcess:
             )
 
     def hide_keys(self) -> bool:
-        """Take the keys out of the process list; call when the server is ready, which has read them then."""
-        pid = None if self.process is None else self.process.pid
-        hidden = [pid is not None and hide_argument(pid, key) for key in (self.key, self.memory_key)]
+        """Take the keys out of the process list, once the server has read them: it says nothing before.
+
+        Returns
+        -------
+        True where that is done; False where it is too early, done already, or the system does not let us.
+        """
+        if self.process is None or not self._has_read_options():
+            return False
+        hidden = [hide_argument(self.process.pid, key) for key in (self.key, self.memory_key)]
         return all(hidden)
+
+    def _has_read_options(self) -> bool:
+        with self.log_path.open("rb") as log:
+            log.seek(self._log_bytes)
+            return _SAID.search(log.read(_FIRST_BYTES)) is not None
 
     def stop(self) -> None:
         """End the whole process group at once; returns when all of it and what it left is gone.

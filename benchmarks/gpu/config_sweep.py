@@ -78,7 +78,7 @@ def row(
         try:
             with serving(arguments.server_python, repository, private, contract.name, program) as place:
                 for _ in range(arguments.rounds):
-                    with measured(after_s=LEAD_S) as energy:
+                    with measured(after_s=LEAD_S, for_s=arguments.seconds) as energy:
                         found = measure(
                             place, contract.name, arguments.transport, arguments.processes, window, source,
                             arguments.seconds, batched=batched,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import subprocess
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ class Energy:
     """
 
     watts: list[float] = field(default_factory=list)
-    seconds: float = 0.0
     lacks: str | None = None
 
     def figures(self, tiles_per_s: float) -> dict[str, Any]:
@@ -38,10 +39,14 @@ class Energy:
 
 
 @contextlib.contextmanager
-def measured(after_s: float = 0.0, program: str = "nvidia-smi") -> Iterator[Energy]:
-    """Read until the block ends; what is read in the first `after_s` seconds is not counted."""
-    energy, started = Energy(), time.monotonic()
-    command = [program, "--query-gpu=power.draw", "--format=csv,noheader,nounits", f"--loop-ms={_EVERY_MS}"]
+def measured(after_s: float = 0.0, for_s: float = math.inf, program: str = "nvidia-smi") -> Iterator[Energy]:
+    """Read until the block ends.
+
+    Only what is read from `after_s` seconds after its beginning on, and for `for_s` seconds then, counts: the block
+    waits for clients that start before and end later than what they measure.
+    """
+    energy, begin = Energy(), time.time() + after_s
+    command = [program, "--query-gpu=timestamp,power.draw", "--format=csv,noheader,nounits", f"--loop-ms={_EVERY_MS}"]
     try:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     except OSError as error:
@@ -51,18 +56,19 @@ def measured(after_s: float = 0.0, program: str = "nvidia-smi") -> Iterator[Ener
     try:
         yield energy
     finally:
-        energy.seconds = time.monotonic() - started
         process.terminate()
         lines = process.communicate()[0].splitlines()
-    readings = [float(line) for line in lines if _is_number(line)]
+    readings = [reading for line in lines if (reading := _reading(line)) is not None]
     if not readings:
         energy.lacks = f"{program} says no watts: {lines[0][:200] if lines else 'nothing'}"
-    energy.watts = readings[int(len(readings) * after_s / max(energy.seconds, after_s, 1e-9)) :]
+    energy.watts = [watts for at, watts in readings if begin <= at <= begin + for_s]
 
 
-def _is_number(text: str) -> bool:
+def _reading(line: str) -> tuple[float, float] | None:
+    """Take Unix time and watts from a line; None where it says something else."""
+    at, _, watts = line.partition(",")
     try:
-        float(text)
+        # As nvidia-smi writes it, in local time: when its lines arrive here does not tell, as they come in blocks.
+        return datetime.strptime(at.strip(), "%Y/%m/%d %H:%M:%S.%f").astimezone().timestamp(), float(watts)
     except ValueError:
-        return False
-    return True
+        return None

@@ -6,14 +6,13 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from kappamask_stream.bench.apart import in_child
 from kappamask_stream.bench.floor import DecodeAlone
 from kappamask_stream.bench.lag import Lag, measured_lag
 from kappamask_stream.bench.null_client import NullClient
+from kappamask_stream.bench.scratch import scratch_folder
 from kappamask_stream.bench.types import ClientLevel
 from kappamask_stream.destinations import FolderDestination
 from kappamask_stream.errors import ProductError, UsageError
@@ -26,6 +25,7 @@ from kappamask_stream.s3 import Stores
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from kappamask_stream.bench.apart import Ended
     from kappamask_stream.bench.types import Floor
@@ -145,10 +145,8 @@ async def measure_client(
     floor = DecodeAlone(product=product, contract=contract, settings=settings)
     for number in range(rounds):
         said = _in_round(number, rounds, on_progress)
-        with TemporaryDirectory(prefix="kappamask-bench-") as folder:
-            run = MaskAlone(
-                product=product, contract=contract, settings=settings, radiometry=radiometry, folder=Path(folder)
-            )
+        with scratch_folder() as folder:
+            run = MaskAlone(product=product, contract=contract, settings=settings, radiometry=radiometry, folder=folder)
             runs.append(await in_child(run, said))
         floors.append((await in_child(floor, said)).result)
     best = min(runs, key=lambda ended: ended.cpu_s)
@@ -177,7 +175,7 @@ def _level(ended: Ended[ClientRun], floor: Floor, settings: Settings) -> ClientL
         lag_p50_s=run.lag.p50_s,
         lag_p99_s=run.lag.p99_s,
         lag_max_s=run.lag.max_s,
-        peak_rss_bytes=run.peak_rss_bytes or 0,
+        peak_rss_bytes=run.peak_rss_bytes,
         budget_bytes=settings.memory_budget_bytes,
         stages=result.stages,
         tiles=result.tiles,

@@ -30,12 +30,15 @@ class Answers:
     Attributes
     ----------
     answered : requests whose answer came in it.
+    last_before_s, last_s : when the last answer before it came, and the last one in it; None without any.
     latencies_s : of those that were sent in it, too.
     turned_away : requests that found the queue full.
     turned_away_text : what the server said to the first of them.
     """
 
     answered: int
+    last_before_s: float | None
+    last_s: float | None
     latencies_s: list[float]
     turned_away: int
     turned_away_text: str | None
@@ -102,6 +105,8 @@ class ClosedLoop:
         turned_away = [error for at, error in self._turned_away if begin <= at < end]
         return Answers(
             answered=len(inside),
+            last_before_s=max((answered for _, answered in self._answers if answered < begin), default=None),
+            last_s=max((answered for _, answered in inside), default=None),
             latencies_s=[answered - sent for sent, answered in inside if sent >= begin],
             turned_away=len(turned_away),
             turned_away_text=str(turned_away[0]) if turned_away else None,
@@ -139,8 +144,13 @@ class ClosedLoop:
 
 
 def latency_of(values_s: Sequence[float]) -> Latency:
-    """Return percentiles of latencies, those of all processes together: percentiles cannot be averaged."""
-    return Latency(p50_s=percentile(values_s, 0.5), p95_s=percentile(values_s, 0.95), p99_s=percentile(values_s, 0.99))
+    """Return percentiles and mean of latencies, those of all processes together: percentiles cannot be averaged."""
+    return Latency(
+        p50_s=percentile(values_s, 0.5),
+        p95_s=percentile(values_s, 0.95),
+        p99_s=percentile(values_s, 0.99),
+        mean_s=float(np.mean(values_s)),
+    )
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -1,8 +1,8 @@
 """A report as JSON and back: schema ``kappamask-stream/bench``, version 1, nothing rounded.
 
-`capacity.bench_file.BenchFile` is the part that `plan` reads, per product; ``environment``, ``levels``, ``verdict`` and
-``notes`` are added to it and hold the report as it is. Reading is strict: what is missing, of another type, infinite or
-0 where it cannot be is refused.
+`capacity.bench_file.BenchFile` is the part that `plan` reads, per product; ``environment``, ``settings``, ``levels``,
+``verdict`` and ``notes`` are added to it and hold the report as it is. Reading is strict: what is missing, of another
+type, infinite or 0 where it cannot be is refused.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kappamask_stream.bench.facts import Facts
 from kappamask_stream.bench.types import (
     BenchReport,
+    BenchSettings,
     ClientLevel,
     EndToEndLevel,
     Environment,
@@ -59,6 +60,7 @@ class _WholeFile(BenchFile):
 
     local_server: bool = Field(description="True where the server ran on the client's machine.")
     environment: Environment
+    settings: BenchSettings | None = Field(default=None, description="With what it was measured.")
     levels: _Levels
     verdict: Verdict | None = None
     notes: tuple[str, ...] = ()
@@ -85,6 +87,9 @@ def to_document(report: BenchReport) -> dict[str, Any]:
         server=_server(report),
         local_server=report.local_server,
         environment=report.environment,
+        settings=None
+        if report.settings is None
+        else replace(report.settings, concurrency=tuple(report.settings.concurrency)),
         levels=_Levels(server=_frozen(report.server), client=report.client, end_to_end=report.end_to_end),
         verdict=report.verdict,
         notes=tuple(report.notes),
@@ -131,6 +136,7 @@ def from_document(document: dict[str, Any], name: str) -> BenchReport:
         end_to_end=file.levels.end_to_end,
         verdict=file.verdict,
         notes=file.notes,
+        settings=file.settings,
     )
     _require_sense(report, name)
     return report
@@ -157,11 +163,11 @@ def _frozen(level: ServerLevel | None) -> ServerLevel | None:
 def _client(report: BenchReport) -> Client:
     """Sum up the client for one product: through the real network where that was measured, else without it."""
     alone, real = report.client, report.end_to_end
-    rss = max((level.peak_rss_bytes for level in (alone, real) if level is not None), default=0)
+    told = [level.peak_rss_bytes for level in (alone, real) if level is not None]
     return Client(
         cores=report.environment.cores if real is None else real.cores,
         cpu_s=Facts(report=report).client_cpu_s,
-        peak_rss_bytes=rss or None,
+        peak_rss_bytes=max((rss for rss in told if rss), default=None),
         bytes_read=None if alone is None else alone.bytes_read or None,
         requests=None if alone is None else alone.requests or None,
         bytes_written=None if alone is None else alone.bytes_written or None,
@@ -169,10 +175,11 @@ def _client(report: BenchReport) -> Client:
 
 
 def _server(report: BenchReport) -> Server:
-    """Sum up the server; the rate is one GPU's, and of the transport with which it was measured."""
+    """Sum up the server; the rate is one used GPU's, and of the transport with which it was measured."""
     facts, level = Facts(report=report), report.server
     gpu = facts.best.gpu if facts.best is not None and facts.has_gpu else None
-    rate = facts.server_tiles_per_s / gpu.gpus if gpu is not None and facts.server_tiles_per_s else None
+    reached = facts.reached_tiles_per_s
+    rate = reached / gpu.gpus if gpu is not None and gpu.gpus and reached else None
     is_shared = level is not None and level.transport == "shared memory"
     on_cpu = facts.shares_cores and facts.server_cpu_s
     return Server(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from kappamask_stream.bench.apart import in_child
 from kappamask_stream.bench.products_work import MaskMany
+from kappamask_stream.bench.scratch import scratch_folder
 from kappamask_stream.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ async def measure_end_to_end(
     before, which warms up server and client. Masks go to a temporary folder, and are written like any.
 
     What the statistics extension tells (`queue_s`, `compute_s`, `batch_sizes`, `server_busy`) is of all clients that
-    the server has meanwhile.
+    the server has meanwhile: where there was another one, it is None, and `untold` says so.
 
     Parameters
     ----------
@@ -57,13 +56,13 @@ async def measure_end_to_end(
         raise UsageError(
             f"at least {least} products in {duration_s:g} s were asked for: give 1 or more, and 0 s or more"
         )
-    with TemporaryDirectory(prefix="kappamask-bench-") as folder:
+    with scratch_folder() as folder:
         work = MaskMany(
             products=tuple(products),
             choice=choice,
             settings=settings,
             radiometry=radiometry,
-            folder=Path(folder),
+            folder=folder,
             least=least,
             duration_s=duration_s,
         )

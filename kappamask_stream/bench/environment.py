@@ -6,18 +6,45 @@ import os
 import platform
 import re
 import subprocess
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import kappamask_stream
 from kappamask_stream.bench.types import Environment
+
+if TYPE_CHECKING:
+    from kappamask_stream.bench.types import BenchReport
 
 #: Packages whose versions decide the figures.
 _PACKAGES = ("imagecodecs", "numpy", "tritonclient", "grpcio")
 #: Folders of a checkout that hold what is measured.
 _CODE = ("kappamask_stream", "server_models", "triton")
 _TELLS_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """What is to be noted before anything is measured: until the end the code may be another.
+
+    Attributes
+    ----------
+    commit, time : as `Environment` has them.
+    """
+
+    commit: str | None
+    time: str
+
+    @classmethod
+    def now(cls) -> Self:
+        """Look at the clock and the checkout."""
+        return cls(commit=commit(), time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"))
+
+    def noted_in(self, report: BenchReport) -> BenchReport:
+        """Return a report whose environment says this, in place of what was so when it was made."""
+        return replace(report, environment=replace(report.environment, commit=self.commit, time=self.time))
 
 
 def environment(*, server: str | None, has_local_gpu: bool) -> Environment:
@@ -28,6 +55,7 @@ def environment(*, server: str | None, has_local_gpu: bool) -> Environment:
     server : name and version as the server says; None where it is unknown.
     has_local_gpu : True looks for the server's GPU here; it may be somewhere else, or not used.
     """
+    now = Begun.now()
     return Environment(
         cpu=cpu_name(),
         gpu=gpu_name() if has_local_gpu else None,
@@ -35,8 +63,8 @@ def environment(*, server: str | None, has_local_gpu: bool) -> Environment:
         memory_bytes=_memory_bytes(),
         system=" ".join((platform.system(), _short(platform.release()), platform.machine())),
         versions=_versions(server),
-        commit=commit(),
-        time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        commit=now.commit,
+        time=now.time,
     )
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Utilisation below which a GPU is there, but not used.
 _USED = 0.01
+#: Gain of the last point of a sweep over the one before it up to which the rate counts as flat.
+_FLAT = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +30,39 @@ class Facts:
 
     @property
     def best(self) -> ServerPoint | None:
-        """The server's point with most tiles a second."""
+        """The server's point with most tiles a second; None where the sweep broke off: the best may not be in it."""
         level = self.report.server
-        return level.best if level is not None and level.points else None
+        return level.best if level is not None and level.points and level.broken_off is None else None
+
+    @property
+    def reached_tiles_per_s(self) -> float | None:
+        """Tiles a second that the server reached by itself."""
+        return None if self.best is None or not self.best.tiles else self.best.tiles_per_s
+
+    @property
+    def is_saturated(self) -> bool:
+        """True where the sweep tells what the server can.
+
+        It had as many requests in flight as products end to end, or more did not help any more.
+        """
+        level, real = self.report.server, self.report.end_to_end
+        if self.best is None or level is None:
+            return False
+        if real is not None and any(point.concurrency >= real.window for point in level.points):
+            return True
+        return len(level.points) > 1 and level.points[-1].tiles_per_s <= (1 + _FLAT) * level.points[-2].tiles_per_s
 
     @property
     def server_tiles_per_s(self) -> float | None:
-        """Tiles a second that the server reached by itself."""
-        return None if self.best is None or not self.best.tiles else self.best.tiles_per_s
+        """Tiles a second that the server can: reached by itself, or end to end where that is more.
+
+        None where more requests in flight might have shown more. Without products end to end nobody knows how many
+        would be in flight: there it is what was reached.
+        """
+        reached = self.reached_tiles_per_s
+        if reached is None or (self.report.end_to_end is not None and not self.is_saturated):
+            return None
+        return max(reached, self.tiles_per_s or 0.0)
 
     @property
     def server_products_per_s(self) -> float | None:
@@ -44,9 +71,16 @@ class Facts:
         return self.server_tiles_per_s / tiles if self.server_tiles_per_s and tiles else None
 
     @property
+    def reached_products_per_s(self) -> float | None:
+        """Products a second for which what the server reached by itself is enough."""
+        tiles = self.report.product_tiles_inferred
+        return self.reached_tiles_per_s / tiles if self.reached_tiles_per_s and tiles else None
+
+    @property
     def has_gpu(self) -> bool:
         """True where the server's metrics name a GPU that was used: some servers compute on the CPU beside it."""
-        uses = [level.gpu for level in (self.best, self.report.end_to_end) if level is not None]
+        points = () if self.report.server is None else self.report.server.points
+        uses = [level.gpu for level in (*points, self.report.end_to_end) if level is not None]
         named = [use for use in uses if use is not None and use.gpus]
         told = [use.utilisation for use in named if use.utilisation is not None]
         return bool(named) and (not told or max(told) >= _USED)
@@ -64,11 +98,34 @@ class Facts:
 
     @property
     def client_cpu_s(self) -> float | None:
-        """CPU seconds of the client, with the real network where that was measured."""
+        """CPU seconds of the client without its process's start, with the real network where that was measured."""
         level = self.report.end_to_end
         if level is not None:
             return level.client_cpu_s / level.products or None
-        return None if self.report.client is None else self.report.client.cpu_s
+        return self.alone_cpu_s
+
+    @property
+    def alone_cpu_s(self) -> float | None:
+        """CPU seconds of the client alone without its process's start, which comes once and not with each product."""
+        level = self.report.client
+        return None if level is None else max(0.0, level.cpu_s - level.start_cpu_s) or None
+
+    @property
+    def decodes_on_gpu(self) -> bool:
+        """True where JPEG 2000 is decoded on a GPU: CPU seconds tell nothing of how long that takes."""
+        return self.report.settings is not None and self.report.settings.decoder == "gpu"
+
+    @property
+    def cpu_to_floor(self) -> float | None:
+        """CPU seconds of the client by those of decoding alone; None where a GPU decodes."""
+        return None if self.report.client is None or self.decodes_on_gpu else self.report.client.cpu_to_floor
+
+    @property
+    def client_s(self) -> float | None:
+        """Wall seconds that the client needs for a product: its CPU time on all cores, a GPU's decoding if longer."""
+        if self.client_cpu_s is None:
+            return None
+        return max(self.client_cpu_s / self.cores, (self.decode_floor_s or 0.0) if self.decodes_on_gpu else 0.0)
 
     @property
     def server_cpu_s(self) -> float | None:
@@ -84,9 +141,9 @@ class Facts:
 
     @property
     def decode_share(self) -> float | None:
-        """Decode floor by the client's CPU, measured in one run; else the decoder's part of the stages' busy time."""
+        """Decode floor by the client's CPU without its process's start; else the decoder's part of busy stages."""
         if self.report.client is not None:
-            return self.report.client.floor.cpu_s / self.report.client.cpu_s
+            return None if self.alone_cpu_s is None else self.report.client.floor.cpu_s / self.alone_cpu_s
         if self.report.end_to_end is None:
             return None
         # Waiting for answers and bytes is no work.
@@ -107,7 +164,7 @@ class Facts:
 
     @property
     def server_used(self) -> float | None:
-        """Tiles a second end to end by those that the server reached by itself; may be more than 1."""
+        """Tiles a second end to end by those that the server can, 0 to 1; None where that is unknown."""
         return self.tiles_per_s / self.server_tiles_per_s if self.tiles_per_s and self.server_tiles_per_s else None
 
     @property
@@ -165,8 +222,11 @@ class Facts:
 
     @property
     def decode_floor_s(self) -> float | None:
-        """Wall seconds below which no product can be decoded on these cores."""
-        return None if self.report.client is None else self.report.client.floor.cpu_s / self.cores
+        """Wall seconds below which no product can be decoded on these cores, or this GPU."""
+        if self.report.client is None:
+            return None
+        floor = self.report.client.floor
+        return floor.wall_s if self.decodes_on_gpu else floor.cpu_s / self.cores
 
     @property
     def server_floor_s(self) -> float | None:

@@ -23,6 +23,8 @@ _POWER, _ENERGY = "nv_gpu_power_usage", "nv_energy_consumption"
 _NAMES = {_UTILISATION, _MEMORY, _POWER, _ENERGY}
 #: Triton looks at its GPUs each 2 s, unless it is told to more often; what it says is read more often than that.
 _PERIOD_S = 0.5
+#: Utilisation from which on a GPU counts as used.
+_USED = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,24 +96,49 @@ class GpuMeter:
 
 
 def gpu_use(readings: Sequence[GpuReading]) -> GpuUse | None:
-    """Sum up readings, in the order of time; None where they name no GPU."""
-    gpus = {gpu for reading in readings for told in reading.values.values() for gpu in told}
-    if not gpus:
+    """Sum up readings, in the order of time; None where they name no GPU.
+
+    The first readings are of the time before, until Triton looks again: a GPU counts from when its values first
+    change. Where none does, the interval was too short to know anything but the GPUs' names.
+    """
+    named = sorted({gpu for reading in readings for told in reading.values.values() for gpu in told})
+    if not named:
         return None
-    utilisation = [value for reading in readings for value in reading.values.get(_UTILISATION, {}).values()]
-    memory = [sum(reading.values[_MEMORY].values()) for reading in readings if _MEMORY in reading.values]
-    power = [sum(reading.values[_POWER].values()) for reading in readings if _POWER in reading.values]
-    mean_w = sum(power) / len(power) if power else None
-    seconds = readings[-1].at_s - readings[0].at_s
-    rates = [_joules_per_s(readings, gpu) for gpu in gpus]
-    rate = sum(known) if len(known := [r for r in rates if r is not None]) == len(gpus) else mean_w
+    moved = {gpu: i for gpu in named if (i := _first_change(readings, gpu)) is not None}
+    if not moved:
+        return GpuUse(gpus=len(named), gpus_named=len(named))
+    fresh = {gpu: readings[moved.get(gpu, min(moved.values())) :] for gpu in named}
+    utilisation = {gpu: told for gpu in named if (told := _values(fresh[gpu], _UTILISATION, gpu))}
+    used = [gpu for gpu in named if gpu not in utilisation or max(utilisation[gpu]) >= _USED]
+    busy = [_mean(told) for gpu, told in utilisation.items() if gpu in used or not used]
+    power = [_mean(told) for gpu in used if (told := _values(fresh[gpu], _POWER, gpu))]
+    mean_w = sum(power) if power else None
+    rates = [_joules_per_s(readings, gpu) for gpu in used]
+    rate = sum(known) if used and len(known := [r for r in rates if r is not None]) == len(used) else mean_w
+    memory = [told for gpu in used if (told := _values(fresh[gpu], _MEMORY, gpu))]
     return GpuUse(
-        gpus=len(gpus),
-        utilisation=sum(utilisation) / len(utilisation) if utilisation else None,
-        memory_bytes=max(memory, default=None),
+        gpus=len(used),
+        gpus_named=len(named),
+        utilisation=_mean(busy) if busy else None,
+        # From the end: those that changed later have fewer readings.
+        memory_bytes=max((sum(at) for at in zip(*(told[::-1] for told in memory), strict=False)), default=None),
         power_w=mean_w,
-        energy_j=None if rate is None else rate * seconds,
+        energy_j=None if rate is None else rate * (readings[-1].at_s - readings[0].at_s),
     )
+
+
+def _first_change(readings: Sequence[GpuReading], gpu: str) -> int | None:
+    """Return the number of the first reading in which a GPU's values are others than before; None without any."""
+    told = [{name: of[gpu] for name, of in reading.values.items() if gpu in of} for reading in readings]
+    return next((i for i, (earlier, later) in enumerate(pairwise(told), 1) if later and earlier != later), None)
+
+
+def _values(readings: Sequence[GpuReading], name: str, gpu: str) -> list[float]:
+    return [reading.values[name][gpu] for reading in readings if gpu in reading.values.get(name, {})]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _joules_per_s(readings: Sequence[GpuReading], gpu: str) -> float | None:

@@ -75,6 +75,8 @@ class Load:
         answers = self._loop.between(order.begin_s, order.end_s)
         return Sent(
             answered=answers.answered,
+            last_before_s=answers.last_before_s,
+            last_s=answers.last_s,
             latencies_s=answers.latencies_s,
             turned_away=answers.turned_away,
             turned_away_text=answers.turned_away_text,

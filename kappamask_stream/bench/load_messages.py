@@ -118,6 +118,7 @@ class Sent:
     Attributes
     ----------
     answered : requests whose answer came in it.
+    last_before_s, last_s : when the last answer before it came, and the last one in it; None without any.
     latencies_s : of those that were sent in it, too.
     turned_away : requests that found the queue full.
     turned_away_text : what the server said to the first of them.
@@ -127,6 +128,8 @@ class Sent:
     """
 
     answered: int
+    last_before_s: float | None
+    last_s: float | None
     latencies_s: Sequence[float]
     turned_away: int
     turned_away_text: str | None

@@ -55,6 +55,7 @@ def _notes(report: BenchReport, bench: Bench, contract: ModelContract, *, has_me
         yield "the server's address is one of this machine: it is taken to run here and to share its cores"
     if not has_metrics:
         yield "no metrics of the server were named (--triton-metrics): of its GPU, if it has one, nothing is known"
+    yield from _on_sweep(report)
     level, best = report.server, Facts(report=report).best
     if level is not None and best is not None:
         yield from _on_load(best)
@@ -63,6 +64,25 @@ def _notes(report: BenchReport, bench: Bench, contract: ModelContract, *, has_me
                 "the server's rate is over shared memory: `plan --shared-memory` takes it; for workers on other "
                 "machines measure with --shared-memory off"
             )
+
+
+def _on_sweep(report: BenchReport) -> Iterator[str]:
+    """Say where the server's points do not tell what it can."""
+    facts, level, real = Facts(report=report), report.server, report.end_to_end
+    if level is None or not level.points:
+        return
+    most = level.points[-1].concurrency
+    if level.broken_off is not None:
+        yield (
+            f"what the server can do is unknown, its level broke off after {number(most)} in flight: nothing is "
+            "compared with its points"
+        )
+    elif not facts.is_saturated:
+        known = "" if real is None else f" and products end to end may have {number(real.window)}"
+        yield (
+            f"the server had at most {number(most)} in flight, where its rate still grew{known}: what it can do is "
+            "unknown; measure it with more (--concurrency)"
+        )
 
 
 def _on_load(best: ServerPoint) -> Iterator[str]:

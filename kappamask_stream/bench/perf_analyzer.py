@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kappamask_stream.errors import OutputError, UsageError
+from kappamask_stream.atomic import publish
+from kappamask_stream.errors import UsageError
 from kappamask_stream.inference.endpoint import parse_endpoint
+from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,8 +68,10 @@ def perf_analyzer_command(
     return shlex.join(command)
 
 
-def write_perf_analyzer_data(tiles: TileSet, contract: ModelContract, path: Path, *, most: int = 16) -> int:
+async def write_perf_analyzer_data(tiles: TileSet, contract: ModelContract, path: Path, *, most: int = 16) -> int:
     """Write tiles as `perf_analyzer` reads them with ``--input-data``: JSON, each tensor's bytes in base64.
+
+    The file appears whole or not at all.
 
     Parameters
     ----------
@@ -83,9 +87,16 @@ def write_perf_analyzer_data(tiles: TileSet, contract: ModelContract, path: Path
     InputError
         If the tiles cannot be read.
     OutputError
-        If the file cannot be written.
+        If the file cannot be written; see `publish`.
     """
-    arrays, count = tiles.arrays(), min(most, tiles.count)
+    count = min(most, tiles.count)
+    content = await in_thread(None, _content, tiles, contract, count)
+    await publish([(path, [content])])
+    return count
+
+
+def _content(tiles: TileSet, contract: ModelContract, count: int) -> bytes:
+    arrays = tiles.arrays()
     data = [
         {
             name: {"b64": base64.b64encode(np.ascontiguousarray(arrays[name][i]).tobytes()).decode(), "shape": shape}
@@ -93,11 +104,7 @@ def write_perf_analyzer_data(tiles: TileSet, contract: ModelContract, path: Path
         }
         for i in range(count)
     ]
-    try:
-        path.write_text(json.dumps({"data": data}))
-    except OSError as error:
-        raise OutputError(f"cannot write tiles of {tiles.product} to {path}: {error.strerror}") from error
-    return count
+    return json.dumps({"data": data}).encode()
 
 
 def _shapes(contract: ModelContract) -> dict[str, tuple[int, ...]]:

@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 #: Share of the client's CPU from which on decoding is what it works at; of the best batches below which they are small.
 _MOST, _SMALL = 0.5, 0.7
+#: Times what is there above which a number says no more than "very many".
+_VERY_MANY = 1000
 
 
 def client_limit(facts: Facts) -> Limit:
-    """Name the client's limit: decoding, where that is most of its CPU time."""
+    """Name the client's limit: decoding, where that is most of its CPU time, or longer on a GPU."""
+    if facts.decodes_on_gpu and facts.client_s is not None and facts.client_s == facts.decode_floor_s:
+        return "decode"
     return "decode" if facts.decode_share is not None and facts.decode_share >= _MOST else "client"
 
 
@@ -52,22 +56,34 @@ def more_cores_clause(facts: Facts) -> str:
     needed = facts.cores_for_server
     if needed is None or math.ceil(needed) <= facts.cores:
         return ""
+    if needed > _VERY_MANY * facts.cores:
+        return f"; it would take more than {number(_VERY_MANY)} times as many cores to saturate it"
     return f"; {counted(math.ceil(needed) - facts.cores, 'more core')} would saturate it"
 
 
 def room_sentence(facts: Facts) -> str:
     """Say what the client's cores could do beside a server that is the limit, where they are its own."""
-    cpu = facts.own_cpu_s
-    if facts.shares_cores or not cpu:
+    cpu, level = facts.own_cpu_s, facts.report.end_to_end
+    if facts.shares_cores or not cpu or level is None:
         return ""
-    return f" {counted(facts.cores, 'core')} of the client would do for {number(3600 * facts.cores / cpu)} an hour."
+    seconds = max(cpu / facts.cores, facts.client_s or 0.0)
+    return f" {counted(facts.cores, 'core')} of the client would do for {an_hour(seconds, level.products_per_hour)}."
+
+
+def an_hour(seconds: float, now: float) -> str:
+    """Say how many products an hour can be had, one in so many seconds, where there are `now`."""
+    if 3600 / seconds > _VERY_MANY * now:
+        return f"more than {number(_VERY_MANY)} times as many products"
+    return f"{number(3600 / seconds)} products an hour"
 
 
 def batches_sentence(facts: Facts, level: EndToEndLevel) -> str:
-    """Say where batches are much smaller than the server had them at its best."""
+    """Say where batches are much smaller than the server had them at its best, with more requests in flight."""
     mean = mean_batch(level.batch_sizes)
     best = None if facts.best is None else mean_batch(facts.best.batch_sizes)
-    if mean is None or best is None or mean >= _SMALL * best:
+    if facts.best is None or mean is None or best is None or mean >= _SMALL * best:
+        return ""
+    if facts.best.concurrency <= level.mean_in_flight:
         return ""
     return (
         f" Batches hold {number(mean)} tiles, {number(best)} at the server's best: more requests in flight fill them."

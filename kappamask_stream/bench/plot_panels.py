@@ -69,13 +69,12 @@ def _request(axes: Axes, facts: Facts) -> None:
 
 
 def _parts(point: ServerPoint) -> dict[str, float]:
-    """Take a request's mean time apart; empty where the server did not tell. In a closed loop the mean is exact."""
+    """Take a request's mean time apart; empty where the server did not tell, or the mean was not noted."""
     told = {"queue": point.queue_s, "in": point.input_s, "compute": point.compute_s, "out": point.output_s}
     parts = {name: seconds for name, seconds in told.items() if seconds is not None}
-    if len(parts) < len(told):
+    if len(parts) < len(told) or point.latency.mean_s is None:
         return {}
-    whole = point.concurrency * point.seconds / point.tiles
-    return parts | {"way and client": max(0.0, whole - sum(parts.values()))}
+    return parts | {"way and client": max(0.0, point.latency.mean_s - sum(parts.values()))}
 
 
 def _batches(axes: Axes, facts: Facts) -> None:
@@ -154,7 +153,9 @@ def _measured_ratios(facts: Facts) -> list[tuple[str, float]]:
     bars = []
     client = facts.report.client
     if client is not None:
-        bars += [("client,\nCPU", client.cpu_to_floor), ("client,\nwall time", client.wall_s / client.floor.wall_s)]
+        if facts.cpu_to_floor is not None:
+            bars.append(("client,\nCPU", facts.cpu_to_floor))
+        bars.append(("client,\nwall time", client.wall_s / client.floor.wall_s))
     if facts.wall_s is not None and facts.floor_s is not None:
         bars.append(("end to end,\nwall time", facts.wall_s / facts.floor_s))
     return bars

@@ -85,7 +85,11 @@ class _Measured:
 
     def level(self, models: CountedModels, settings: Settings, server: ServerWork, gpu: GpuUse | None) -> EndToEndLevel:
         """Add what the server did meanwhile."""
-        results, statistics = self.results, server.statistics
+        results = self.results
+        # Nothing is in flight at the beginning and at the end.
+        sent = sum(result.tiles_inferred + result.retries for result in results)
+        server = replace(server, statistics=server.statistics.of_one_client(sent))
+        statistics = server.statistics
         return EndToEndLevel(
             products=len(results),
             products_at_once=settings.products_at_once,
@@ -98,12 +102,13 @@ class _Measured:
             tiles_inferred=sum(result.tiles_inferred for result in results),
             window=models.window,
             mean_in_flight=self.in_flight,
-            peak_rss_bytes=peak_rss_bytes() or 0,
+            peak_rss_bytes=peak_rss_bytes(),
             lag_p99_s=self.lag.p99_s,
             queue_s=statistics.mean_s("queue"),
             compute_s=statistics.mean_s("compute_infer"),
             server_busy=server.busy(self.wall_s, models.client.contract.instances),
             batch_sizes=None if statistics.untold else statistics.batches,
+            untold=statistics.untold,
             gpu=gpu,
         )
 
@@ -172,7 +177,8 @@ class _Shift:
             self._begun += 1
             self._results.append(await self.mask(next(self._products)))
             rate = 3600 * len(self._results) / (time.monotonic() - self._started)
-            self._say(f"{len(self._results)} products masked, {rate:.3g} an hour")
+            masked = len(self._results)
+            self._say(f"{masked} product{'s' * (masked > 1)} masked, {rate:.3g} an hour")
 
 
 def sums(stages: Sequence[Mapping[str, float]]) -> dict[str, float]:

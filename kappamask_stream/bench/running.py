@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tritonclient.utils import InferenceServerException
@@ -17,11 +15,12 @@ from kappamask_stream.bench.estimate import Estimate
 from kappamask_stream.bench.facts import Facts
 from kappamask_stream.bench.notes import notes_on
 from kappamask_stream.bench.perf_analyzer import perf_analyzer_command, write_perf_analyzer_data
+from kappamask_stream.bench.scratch import scratch_folder
 from kappamask_stream.bench.server_level import ServerPlace, default_concurrencies, measure_server
 from kappamask_stream.bench.tiles import write_tile_set
-from kappamask_stream.bench.types import BenchReport
+from kappamask_stream.bench.types import BenchReport, BenchSettings
 from kappamask_stream.bench.verdict import verdict_of
-from kappamask_stream.errors import KappaMaskError
+from kappamask_stream.errors import KappaMaskError, ServerError
 from kappamask_stream.grid import TileGrid
 from kappamask_stream.inference.endpoint import parse_endpoint
 from kappamask_stream.inference.served import CONTROL_TIMEOUT_S
@@ -29,10 +28,10 @@ from kappamask_stream.models import ModelPool
 from kappamask_stream.opening import opened_product
 from kappamask_stream.planning import mask_size
 from kappamask_stream.s3 import Stores
-from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
 
     from kappamask_stream.bench.tiles import TileSet
     from kappamask_stream.bench.types import ClientLevel, EndToEndLevel, Level, ServerLevel
@@ -141,6 +140,7 @@ class _Running:
         self._server: ServerLevel | None = None
         self._client_level: ClientLevel | None = None
         self._end_to_end: EndToEndLevel | None = None
+        self._concurrency: tuple[int, ...] = ()
         self._failures: list[str] = []
         self.failure: KappaMaskError | None = None
         self.perf_analyzer_command: str | None = None
@@ -149,6 +149,7 @@ class _Running:
         """Measure what is asked for, one after the other: two at a time would measure each other."""
         bench = self._bench
         concurrency = bench.concurrency or default_concurrencies(self._client.contract)
+        self._concurrency = tuple(sorted(set(concurrency))) if "server" in bench.levels else ()
         self._say(Estimate.of(bench, self._product, self._client.contract, concurrency).text)
         if "server" in bench.levels:
             self._server = await self._level("server", lambda: self._measure_server(concurrency))
@@ -164,17 +165,21 @@ class _Running:
         try:
             return await measure()
         except KappaMaskError as error:
-            self._say(f"{name}: failed: {error}")
-            self._failures.append(f"{name} was not measured: {error}")
-            self.failure = self.failure or error
+            self._failed(error, f"{name} was not measured: ")
             return None
+
+    def _failed(self, error: KappaMaskError, what: str = "") -> None:
+        """Take note of a failure after which one goes on."""
+        self._failures.append(f"{what}{error}")
+        self._say(self._failures[-1])
+        self.failure = self.failure or error
 
     async def _measure_server(self, concurrency: Sequence[int]) -> ServerLevel:
         bench, contract = self._bench, self._client.contract
-        with tempfile.TemporaryDirectory(prefix="kappamask-bench-") as folder:
+        with scratch_folder() as folder:
             self._say("server: cutting tiles")
             most = min(_MOST_TILES, len(self._grid))
-            self._tiles = await write_tile_set(self._product, contract, bench.radiometry, Path(folder), most=most)
+            self._tiles = await write_tile_set(self._product, contract, bench.radiometry, folder, most=most)
             place = ServerPlace(
                 endpoint=self._client.endpoint,
                 model=contract.name,
@@ -190,17 +195,25 @@ class _Running:
                 settings=bench.settings,
                 on_progress=lambda text: self._say(f"server: {text}"),
             )
+            if level.broken_off is not None:
+                self._failed(ServerError(f"the server's level broke off: {level.broken_off}"))
             if bench.perf_analyzer is not None:
-                self._say("server: writing tiles for perf_analyzer")
-                await in_thread(None, write_perf_analyzer_data, self._tiles, contract, bench.perf_analyzer)
-                self.perf_analyzer_command = perf_analyzer_command(
-                    contract,
-                    self._client.endpoint,
-                    bench.perf_analyzer,
-                    level.best.concurrency,
-                    transport=level.transport,
-                )
+                await self._write_for_perf_analyzer(self._tiles, level, bench.perf_analyzer)
             return level
+
+    async def _write_for_perf_analyzer(self, tiles: TileSet, level: ServerLevel, path: Path) -> None:
+        """Write its tiles and command; where that fails, what was measured stands."""
+        self._say("server: writing tiles for perf_analyzer")
+        contract, endpoint = self._client.contract, self._client.endpoint
+        try:
+            if level.broken_off is not None:
+                raise ServerError("the server's level broke off, its best is not known")
+            command = perf_analyzer_command(contract, endpoint, path, level.best.concurrency, transport=level.transport)
+            await write_perf_analyzer_data(tiles, contract, path)
+        except KappaMaskError as error:
+            self._failed(error, "tiles for perf_analyzer were not written: ")
+        else:
+            self.perf_analyzer_command = command
 
     async def _measure_client(self) -> ClientLevel:
         bench = self._bench
@@ -238,12 +251,39 @@ class _Running:
             server=self._server,
             client=self._client_level,
             end_to_end=self._end_to_end,
+            settings=self._settings,
         )
         has_metrics = bool(self._models.metrics_urls)
         if self._is_local and (Facts(report=report).has_gpu or not has_metrics):
             report = replace(report, environment=environment(server=version, has_local_gpu=True))
         told = notes_on(report, self._bench, self._client.contract, has_metrics=has_metrics)
-        return replace(report, verdict=verdict_of(report), notes=(*self._failures, *told))
+        notes = (*self._failures, *self._untold, *told)
+        return replace(report, verdict=verdict_of(report), notes=notes)
+
+    @property
+    def _settings(self) -> BenchSettings:
+        """With what it was measured."""
+        bench, settings = self._bench, self._bench.settings
+        return BenchSettings(
+            decoder=settings.decoder,
+            decode_threads=settings.decode_threads,
+            radiometry=bench.radiometry,
+            rounds=bench.rounds,
+            duration_s=bench.duration_s,
+            products_at_once=settings.products_at_once,
+            budget_bytes=settings.memory_budget_bytes,
+            max_in_flight=settings.max_in_flight,
+            concurrency=self._concurrency,
+        )
+
+    @property
+    def _untold(self) -> list[str]:
+        """Why nothing is known of the server's batches and times, once a level."""
+        points = () if self._server is None else self._server.points
+        told = [f"server, {point.concurrency} in flight: {point.untold}" for point in points if point.untold][:1]
+        if self._end_to_end is not None and self._end_to_end.untold:
+            told.append(f"end-to-end: {self._end_to_end.untold}")
+        return told
 
     @property
     def _is_local(self) -> bool:

@@ -8,12 +8,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from kappamask_stream.bench.closed_loop import latency_of
 from kappamask_stream.bench.gpu_metrics import GpuMeter
 from kappamask_stream.bench.load_messages import Connect
 from kappamask_stream.bench.load_processes import LoadProcesses, default_processes
+from kappamask_stream.bench.server_point import failures_of, server_point
 from kappamask_stream.bench.server_statistics import read_statistics
-from kappamask_stream.bench.types import ServerLevel, ServerPoint
+from kappamask_stream.bench.types import ServerLevel
 from kappamask_stream.errors import ServerError, UsageError
 from kappamask_stream.inference.endpoint import parse_endpoint
 from kappamask_stream.inference.metrics import MetricsReader
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kappamask_stream.bench.load_messages import Sent
     from kappamask_stream.bench.server_statistics import Statistics
     from kappamask_stream.bench.tiles import TileSet
+    from kappamask_stream.bench.types import ServerPoint
     from kappamask_stream.contract import ModelContract
     from kappamask_stream.inference import TritonClient
     from kappamask_stream.settings import Settings
@@ -76,10 +77,10 @@ async def measure_server(
 
     What is measured begins when all that is in flight has been answered once, and the server has formed batches of
     each size that it can, or had time to. It takes `duration_s`, or longer, until as many requests as are in flight
-    were sent and answered in it.
+    were sent and answered in it, and another one after it; rates are those from one answer to another (`server_point`).
 
-    Where a few requests fail, the measurement ends: `failures` says why, and points measured before stand. Requests
-    that find the queue full are no tiles and end nothing; `failures` says how many there were.
+    Where a few requests fail, the measurement ends: `failures` and `broken_off` say why, and points measured before
+    stand. Requests that find the queue full are no tiles and end nothing; `failures` says how many there were.
 
     Parameters
     ----------
@@ -119,7 +120,7 @@ async def measure_server(
         measured = _Measurement(
             client, load, GpuMeter(reader), duration_s=duration_s, patience_s=settings.infer_timeout_s
         )
-        points, failures = await measured.all(sorted(set(concurrency)), on_progress)
+        points, failures, broken_off = await measured.all(sorted(set(concurrency)), on_progress)
     contract = client.contract
     return ServerLevel(
         transport=load.transport.name,
@@ -127,6 +128,7 @@ async def measure_server(
         answer_bytes=contract.tile_size**2,
         points=points,
         failures=failures,
+        broken_off=broken_off,
     )
 
 
@@ -156,8 +158,8 @@ class _Measurement:
 
     async def all(
         self, concurrencies: Sequence[int], on_progress: Callable[[str], None]
-    ) -> tuple[list[ServerPoint], list[str]]:
-        """Measure point by point, until a few requests fail; return the points, and what failed."""
+    ) -> tuple[list[ServerPoint], list[str], str | None]:
+        """Measure point by point, until a few requests fail; return the points, what failed, and what ended it."""
         points: list[ServerPoint] = []
         failures: list[str] = []
         for concurrency in concurrencies:
@@ -170,10 +172,10 @@ class _Measurement:
                 if not points:
                     raise
                 failures.append(f"{concurrency} in flight: {error}")
-                break
+                return points, failures, failures[-1]
             points.append(point)
-            failures += _failures(point, sent)
-        return points, failures
+            failures += failures_of(point, sent)
+        return points, failures, None
 
     async def _warm_up(self, concurrency: int) -> None:
         """Begin to send, and wait until nothing happens for the first time any more."""
@@ -194,47 +196,20 @@ class _Measurement:
         """Measure, and have the load end."""
         async with self._meter.measuring():
             await self._load.begin()
-            before = await self._statistics()
             begin = time.monotonic()
-            whole = 0
-            while time.monotonic() - begin < self._duration_s or whole < concurrency:
+            before = await self._statistics()
+            whole, at_least = 0, concurrency
+            while time.monotonic() - begin < self._duration_s or whole < at_least:
+                is_early = time.monotonic() - begin < self._duration_s
                 await asyncio.sleep(_LOOK_S)
                 _, whole = await self._load.look()
+                if is_early:  # one answer after the time is over, that what went before it counts
+                    at_least = max(concurrency, whole + 1)
             await self._load.end()
             statistics = (await self._statistics()).since(before)
             end = time.monotonic()
         sent = await self._load.stop(begin, end)
-        point = ServerPoint(
-            concurrency=concurrency,
-            processes=len(sent),
-            seconds=end - begin,
-            tiles=sum(one.answered for one in sent),
-            latency=latency_of([latency for one in sent for latency in one.latencies_s]),
-            batch_sizes=None if statistics.untold else statistics.batches,
-            queue_s=statistics.mean_s("queue"),
-            input_s=statistics.mean_s("compute_input"),
-            compute_s=statistics.mean_s("compute_infer"),
-            output_s=statistics.mean_s("compute_output"),
-            untold=statistics.untold,
-            client_cpu_s=sum(one.cpu_s for one in sent),
-            lag_p99_s=max((one.lag_p99_s for one in sent if one.lag_p99_s is not None), default=None),
-            gpu=self._meter.use(),
-        )
-        return point, sent
+        return server_point(concurrency, sent, begin, end, statistics, self._meter.use()), sent
 
     async def _statistics(self) -> Statistics:
         return await read_statistics(self._client.connection.one, self._client.contract.name)
-
-
-def _failures(point: ServerPoint, sent: Sequence[Sent]) -> list[str]:
-    """Say how many requests of a point failed without ending it, and why."""
-    failures = []
-    if turned_away := sum(one.turned_away for one in sent):
-        text = next(one.turned_away_text for one in sent if one.turned_away)
-        failures.append(
-            f"{point.concurrency} in flight: {turned_away} requests, beside {point.tiles} answered ones, found the "
-            f"queue full: {text}"
-        )
-    if errors := [error for one in sent for error in one.errors]:
-        failures.append(f"{point.concurrency} in flight: {len(errors)} requests failed: {errors[0].message}")
-    return failures

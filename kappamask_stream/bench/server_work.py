@@ -7,16 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tritonclient.utils import InferenceServerException
-
 from kappamask_stream.bench.server_statistics import read_statistics
-from kappamask_stream.inference.served import CONTROL_TIMEOUT_S
 from kappamask_stream.server import server_status
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
-    from tritonclient.grpc.aio import InferenceServerClient
-
     from kappamask_stream.bench.server_statistics import Statistics
     from kappamask_stream.inference import TritonClient
     from kappamask_stream.settings import Settings
@@ -29,25 +24,26 @@ class ServerWork:
     Attributes
     ----------
     statistics : of one server, where there are several.
-    executing_s : seconds that its instances of the model have worked on batches, added up; None where it does not tell.
     cpu_s : CPU seconds of the server's processes; None where it is not the local server, or the system does not tell.
     """
 
     statistics: Statistics
-    executing_s: float | None
     cpu_s: float | None
 
     def since(self, earlier: ServerWork) -> ServerWork:
         """Return what came between two snapshots."""
         return ServerWork(
             statistics=self.statistics.since(earlier.statistics),
-            executing_s=_grown(self.executing_s, earlier.executing_s),
             cpu_s=_grown(self.cpu_s, earlier.cpu_s),
         )
 
     def busy(self, wall_s: float, instances: int) -> float | None:
-        """Return the share of a time in which an instance worked on a batch, on average; None where unknown."""
-        return None if self.executing_s is None else min(1.0, self.executing_s / (wall_s * instances))
+        """Return the share of a time in which an instance worked on a batch, on average; None where unknown.
+
+        It may be above 1 by the batches that were begun before; by more, and there are more instances than was said.
+        """
+        told = self.statistics
+        return None if told.untold is not None else told.executing_s / (wall_s * instances)
 
 
 async def look_at_server(client: TritonClient, settings: Settings) -> ServerWork:
@@ -56,22 +52,8 @@ async def look_at_server(client: TritonClient, settings: Settings) -> ServerWork
     status = await server_status(settings.server_env) if settings.triton is None else None
     return ServerWork(
         statistics=await read_statistics(channel, model),
-        executing_s=await executing_s(channel, model),
         cpu_s=None if status is None else await in_thread(None, descendants_cpu_s, int(status["pid"])),
     )
-
-
-async def executing_s(channel: InferenceServerClient, model: str) -> float | None:
-    """Return the seconds that a server's instances of a model have worked on batches since it was loaded.
-
-    Unlike the times of requests, which count a batch once for each of its tiles, this counts it once.
-    """
-    try:
-        answer = await channel.get_inference_statistics(model, client_timeout=CONTROL_TIMEOUT_S)
-    except InferenceServerException:
-        return None
-    batches = [batch for version in answer.model_stats for batch in version.batch_stats]
-    return float(sum(b.compute_input.ns + b.compute_infer.ns + b.compute_output.ns for b in batches) * 1e-9)
 
 
 def descendants_cpu_s(pid: int) -> float | None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kappamask_stream.errors import InputError, OutputError
+from kappamask_stream.atomic import output_error
+from kappamask_stream.errors import InputError
 from kappamask_stream.inference import TileRequest
 from kappamask_stream.threads import in_thread
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kappamask_stream.product import Product
 
 _VECTORS = ("OFFSET", "SCALE")
+_ELSEWHERE = "choose another temporary folder with TMPDIR"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,7 @@ async def write_tile_set(
     if most < len(chosen):
         chosen = tuple(neighbours([tile for tile, _ in await covered(product, plan)], most))
     arrays = await cut(product, contract, radiometry, plan, chosen)
-    await in_thread(None, _write, arrays, folder, product.name)
+    await in_thread(None, _write, arrays, folder)
     return TileSet(folder=folder, names=tuple(arrays), count=len(arrays["OFFSET"]), product=product.name)
 
 
@@ -114,9 +116,10 @@ def neighbours(tiles: Sequence[Tile], most: int) -> list[Tile]:
     return [tile for tile in tiles if tile.index in nearest]
 
 
-def _write(arrays: dict[str, NDArray[np.generic]], folder: Path, product: str) -> None:
-    try:
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array)
-    except OSError as error:
-        raise OutputError(f"cannot write tiles of {product} to {folder}: {error.strerror}") from error
+def _write(arrays: dict[str, NDArray[np.generic]], folder: Path) -> None:
+    for name, array in arrays.items():
+        path = folder / f"{name}.npy"
+        try:
+            np.save(path, array)
+        except OSError as error:  # of numpy's own kind where the disk is full: without a number
+            raise output_error(path, error, array.nbytes, elsewhere=_ELSEWHERE) from error

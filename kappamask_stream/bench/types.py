@@ -21,11 +21,12 @@ Limit = Literal["decode", "client", "network", "queue", "compute", "write", "unk
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Percentiles, in seconds."""
+    """Percentiles, and the mean, in seconds; None where that was not noted."""
 
     p50_s: float
     p95_s: float
     p99_s: float
+    mean_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +35,16 @@ class GpuUse:
 
     Attributes
     ----------
-    gpus : how many the metrics name.
-    utilisation : mean over interval and GPUs, 0 to 1.
-    memory_bytes : most used at once, all GPUs together.
-    power_w : mean, all GPUs together.
-    energy_j : over the interval, all GPUs together: from their counter of joules, else from `power_w`.
+    gpus : how many were used; 0 where the metrics do not tell of any that it was.
+    gpus_named : how many the metrics name, used or not; None where that was not noted.
+    utilisation : mean over interval and used GPUs, 0 to 1.
+    memory_bytes : most used at once, all used GPUs together.
+    power_w : mean, all used GPUs together.
+    energy_j : over the interval, all used GPUs together: from their counter of joules, else from `power_w`.
     """
 
     gpus: int
+    gpus_named: int | None = None
     utilisation: float | None = None
     memory_bytes: float | None = None
     power_w: float | None = None
@@ -56,13 +59,13 @@ class ServerPoint:
     ----------
     concurrency : requests in flight, of all client processes together.
     processes : client processes that sent them.
-    seconds : of the measured interval, warm-up not counted.
-    tiles : answered in it.
+    seconds : of the measured interval, from one answer to another; warm-up not counted.
+    tiles : answered in it, that with which it begins not counted.
     latency : of one request, at the client.
     batch_sizes : batch size -> executions in the interval; None where the server does not tell.
     queue_s, input_s, compute_s, output_s : of a request, mean, by the statistics extension: waiting for its batch, then
         moved in, computed, moved out; None where the server does not tell.
-    untold : why not, in words.
+    untold : why not, in words: one of them is that other clients used the model meanwhile.
     client_cpu_s : CPU seconds of all client processes in the interval.
     lag_p99_s : of the event loop of the client process that lagged most.
     gpu : None without one, or where there are no metrics.
@@ -99,6 +102,8 @@ class ServerLevel:
     request_bytes, answer_bytes : of one tile.
     points : one per concurrency, ascending.
     failures : error texts, each once, of requests that failed (they are not counted as tiles).
+    broken_off : why not all of the numbers of requests in flight that were asked for have been measured, in words: no
+        point is known to be the server's best then. None where all were.
     """
 
     transport: Transport
@@ -106,10 +111,11 @@ class ServerLevel:
     answer_bytes: int
     points: Sequence[ServerPoint]
     failures: Sequence[str] = ()
+    broken_off: str | None = None
 
     @property
     def best(self) -> ServerPoint:
-        """The point with most tiles a second."""
+        """The point with most tiles a second, of those that were measured (see `broken_off`)."""
         return max(self.points, key=lambda point: point.tiles_per_s)
 
 
@@ -141,6 +147,7 @@ class ClientLevel:
     start_cpu_s : CPU seconds of it before the product was begun: the interpreter and imports, once a process.
     floor : measured in the same run.
     lag_p50_s, lag_p99_s, lag_max_s : of the event loop while the product was in work.
+    peak_rss_bytes : of the process; None where the system does not tell.
     stages : seconds busy per stage, summed over threads (`ProductResult.stages`).
     tiles, tiles_inferred : of the grid; that hold data.
     bytes_read, bytes_written : of the product; of all its files.
@@ -154,7 +161,7 @@ class ClientLevel:
     lag_p50_s: float
     lag_p99_s: float
     lag_max_s: float
-    peak_rss_bytes: int
+    peak_rss_bytes: int | None
     budget_bytes: int
     stages: Mapping[str, float]
     tiles: int
@@ -190,9 +197,11 @@ class EndToEndLevel:
     tiles_inferred : of all products.
     window : most requests in flight.
     mean_in_flight : requests in flight, mean over the time in which any was.
+    peak_rss_bytes : of the client process; None where the system does not tell.
     queue_s, compute_s : of a request, mean, by the statistics extension; None where the server does not tell.
-    server_busy : share of the wall time in which the server computed, 0 to 1, of all instances together; None where
-        unknown.
+    untold : why not, in words: one of them is that other clients used the model meanwhile.
+    server_busy : share of the wall time in which the server computed, of all instances together: 1, and a batch's time
+        more at most; None where unknown.
     batch_sizes : batch size -> executions; None where unknown.
     gpu : None without one, or where there are no metrics.
     """
@@ -208,12 +217,13 @@ class EndToEndLevel:
     tiles_inferred: int
     window: int
     mean_in_flight: float
-    peak_rss_bytes: int
+    peak_rss_bytes: int | None
     lag_p99_s: float
     queue_s: float | None = None
     compute_s: float | None = None
     server_busy: float | None = None
     batch_sizes: Mapping[int, int] | None = None
+    untold: str | None = None
     gpu: GpuUse | None = None
 
     @property
@@ -249,6 +259,34 @@ class Environment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """With what it was measured: figures of two runs say the same only where these are equal.
+
+    Attributes
+    ----------
+    decoder : ``cpu`` or ``gpu``: what decodes JPEG 2000.
+    decode_threads : of the client.
+    radiometry : as the mask's options name it.
+    rounds : of the client level.
+    duration_s : of a server's point, and of the end-to-end level at least.
+    products_at_once : in work at the same time, in the end-to-end level.
+    budget_bytes : of memory, for the client.
+    max_in_flight : requests in flight at most that was asked for; None: what the model says is best.
+    concurrency : requests in flight of the server's points that were asked for; empty where the level was left out.
+    """
+
+    decoder: str
+    decode_threads: int
+    radiometry: str
+    rounds: int
+    duration_s: float
+    products_at_once: int
+    budget_bytes: int
+    max_in_flight: int | None = None
+    concurrency: Sequence[int] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What limits, in words.
 
@@ -272,6 +310,7 @@ class BenchReport:
     product : name of the product.
     product_tiles, product_tiles_inferred : of its grid; that hold data.
     local_server : True where the server runs on this machine: both share its cores.
+    settings : with what it was measured; None where that was not noted.
     """
 
     environment: Environment
@@ -285,3 +324,4 @@ class BenchReport:
     end_to_end: EndToEndLevel | None = None
     verdict: Verdict | None = None
     notes: Sequence[str] = field(default=())
+    settings: BenchSettings | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream.bench.facts import Facts
 from kappamask_stream.bench.phrases import (
+    an_hour,
     bandwidth_clause,
     batches_sentence,
     busy_clause,
@@ -59,14 +60,14 @@ def _shared_cores(facts: Facts, level: EndToEndLevel) -> Verdict | None:
         return None
     limit: Limit = "compute" if server >= client else client_limit(facts)
     whole = server + client
-    alone = 3600 * facts.cores / client
     text = (
         f"{limit}-bound: server and client share {counted(facts.cores, 'core')}, which are {percent(busy)} busy; of "
         f"{number(whole)} CPU s a product the server takes {percent(server / whole)}, the client "
         f"{percent(client / whole)}."
     )
     remedy = (
-        f" With the server elsewhere, or a GPU, these cores would do for {number(alone)} products an hour in place of "
+        f" With the server elsewhere, or a GPU, these cores would do for "
+        f"{an_hour(facts.client_s or client / facts.cores, level.products_per_hour)} in place of "
         f"{number(level.products_per_hour)}."
     )
     return Verdict(limit=limit, text=text + remedy)
@@ -81,10 +82,10 @@ def _compute(facts: Facts, level: EndToEndLevel) -> Verdict | None:
     if used is None or facts.server_tiles_per_s is None or facts.tiles_per_s is None:
         text = f"compute-bound: {server_word(facts)} is busy {percent(busy or 0.0)} of the time."
     else:
-        text = (
-            f"compute-bound: the server answers {number(facts.tiles_per_s)} tiles/s, {percent(used)} of the "
-            f"{number(facts.server_tiles_per_s)} that it reached by itself{busy_clause(facts)}."
-        )
+        of_it = f"{percent(used)} of the {number(facts.server_tiles_per_s)} that it reached by itself"
+        if facts.tiles_per_s >= facts.server_tiles_per_s:
+            of_it = f"no less than the {number(facts.reached_tiles_per_s or 0.0)} that it reached by itself"
+        text = f"compute-bound: the server answers {number(facts.tiles_per_s)} tiles/s, {of_it}{busy_clause(facts)}."
     return Verdict(limit="compute", text=text + batches_sentence(facts, level) + room_sentence(facts))
 
 
@@ -147,11 +148,15 @@ def _held(facts: Facts, level: EndToEndLevel) -> Verdict | None:
     if served < _HALF * latency:
         return None
     used = facts.server_used
-    rate = "" if used is None else f", which answers {percent(used)} of the tiles/s that it reached by itself"
     text = (
         f"compute-bound: the window of {number(level.window)} in flight is full, and a request of {duration(latency)} "
-        f"is in the server for {duration(min(served, latency))}{rate}{busy_clause(facts)}."
+        f"is in the server for {duration(min(served, latency))}{busy_clause(facts)}."
     )
+    if used is not None and used < _HALF:
+        text += (
+            f" It answers only {percent(used)} of the tiles/s that it reached by itself: others use it, or what it "
+            "computes on."
+        )
     return Verdict(limit="compute", text=text + batches_sentence(facts, level))
 
 
@@ -167,6 +172,8 @@ def _network(facts: Facts, level: EndToEndLevel) -> Verdict | None:
     latency, served, used = facts.latency_s, facts.served_s, server_load(facts)
     if latency is None or served is None or level.mean_in_flight < _FULL_WINDOW * level.window:
         return None
+    if facts.report.server is not None and facts.report.server.transport == "shared memory":
+        return None  # tiles go over no network
     if (used is not None and used > _IDLE) or latency - served < _HALF * latency:
         return None
     text = (
@@ -196,7 +203,7 @@ def _nothing_found(facts: Facts, level: EndToEndLevel) -> Verdict:
         seen.append(f"{percent(facts.cores_busy)} of {counted(facts.cores, 'core')} busy")
     if facts.server_used is not None:
         seen.append(f"the server at {percent(facts.server_used)} of the tiles/s that it reached by itself")
-    elif facts.server_busy is not None:
+    if facts.server_busy is not None:
         seen.append(f"{server_word(facts)} busy {percent(facts.server_busy)} of the time")
     seen.append(f"{number(level.mean_in_flight)} of {number(level.window)} requests in flight")
     advice = "more products at once (--products-at-once) or a longer --duration may show one"

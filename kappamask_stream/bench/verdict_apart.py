@@ -15,25 +15,24 @@ if TYPE_CHECKING:
 
 def levels_apart(facts: Facts) -> Verdict:
     """Say what the levels tell that were measured apart, without products through the real network."""
-    cpu, served = facts.client_cpu_s, facts.server_products_per_s
-    if cpu is not None and served is not None:
-        return _compared(facts, cpu, served)
+    cpu, client_s, served = facts.client_cpu_s, facts.client_s, facts.server_products_per_s
+    if client_s is not None and served is not None:
+        return _compared(facts, client_s, 1 / served)
     said = []
     if facts.server_tiles_per_s is not None:
         enough = "" if served is None else f", enough for {number(3600 * served)} products an hour"
         said.append(f"the server alone answers {number(facts.server_tiles_per_s)} tiles/s{enough}")
-    if cpu is not None:
+    if cpu is not None and client_s is not None:
         said.append(
             f"the client alone takes {number(cpu)} CPU s a product, so {counted(facts.cores, 'core')} mask at most "
-            f"{number(3600 * facts.cores / cpu)} an hour"
+            f"{number(3600 / client_s)} an hour"
         )
     what = "; ".join(said) or "no level was measured"
     return Verdict(limit="unknown", text=f"Which of both is the limit was not measured: {what}.")
 
 
-def _compared(facts: Facts, cpu: float, served: float) -> Verdict:
-    """Compare what client and server can do by themselves."""
-    client_s, server_s = cpu / facts.cores, 1 / served
+def _compared(facts: Facts, client_s: float, server_s: float) -> Verdict:
+    """Compare the seconds of a product that client and server need by themselves."""
     if facts.shares_cores:
         limit: Limit = "compute" if server_s >= client_s else client_limit(facts)
         both = client_s + server_s

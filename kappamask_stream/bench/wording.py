@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 _DIGITS = 100
-_THOUSAND = 1000
+#: From here on three digits are a thousand.
+_THOUSAND = 999.5
+_LEAST_SHARE = 0.0005
 
 
 def number(value: float) -> str:
@@ -14,7 +16,9 @@ def number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share of 1 as ``71 %``; one that is small but not 0 keeps a digit."""
+    """Return a share of 1 as ``71 %``; one that is small but not 0 keeps a digit, or is ``< 0.1 %``."""
+    if 0 < share < _LEAST_SHARE:
+        return "< 0.1 %"
     return f"{share:.0%}".replace("%", " %") if share == 0 or abs(share) >= 0.01 else f"{share:.1%}".replace("%", " %")  # noqa: PLR2004 - a percent
 
 
@@ -23,8 +27,8 @@ def data(size: float) -> str:
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if size < _THOUSAND:
             return f"{size:.3g} {unit}"
-        size /= _THOUSAND
-    return f"{size:.3g} PB"
+        size /= 1000
+    return f"{number(size)} PB"
 
 
 def bits_per_s(bytes_per_s: float) -> str:
@@ -33,13 +37,13 @@ def bits_per_s(bytes_per_s: float) -> str:
     for unit in ("bit/s", "kbit/s", "Mbit/s", "Gbit/s"):
         if rate < _THOUSAND:
             return f"{rate:.3g} {unit}"
-        rate /= _THOUSAND
-    return f"{rate:.3g} Tbit/s"
+        rate /= 1000
+    return f"{number(rate)} Tbit/s"
 
 
 def duration(seconds: float) -> str:
     """Return seconds, milliseconds where there is less than one."""
-    return f"{number(seconds)} s" if seconds >= 1 else f"{number(1000 * seconds)} ms"
+    return f"{number(1000 * seconds)} ms" if 1000 * seconds < _THOUSAND else f"{number(seconds)} s"
 
 
 def counted(count: float, one: str, many: str | None = None) -> str:

@@ -47,7 +47,7 @@ class MeasuredProduct(_Part):
 
 
 class Client(_Part):
-    """What the client took for one product, from the start of its process to the end."""
+    """What the client took for one product, without the start of its process, which comes once."""
 
     cores: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="That it could use.")
     cpu_s: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="CPU seconds.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -88,7 +89,7 @@ LevelsOption = Annotated[
         "--levels",
         metavar="LEVEL[,…]",
         help="server: tiles that lie ready; client: a product, with a network that answers at once; end-to-end: "
-        "products through the real network.",
+        "products through the real network. Each needs a server: it tells what the model's tiles are.",
         rich_help_panel=MEASURED,
     ),
 ]
@@ -202,13 +203,14 @@ def bench(
     wanted, points = _levels(levels), _concurrency(concurrency)
     _require_time(duration)
     outputs.require()
-    require_servable(choice, settings)
     is_synthetic = product == SYNTHETIC
+    product_level = level or _level_of(model) if is_synthetic else _level_in(product)
+    require_servable(choice, settings, product_level)
     order = Bench(
-        product=str(made_product(level or _level_of(model), size)) if is_synthetic else product,
+        product=str(made_product(product_level or "L2A", size)) if is_synthetic else product,
         levels=wanted, choice=choice, settings=settings, radiometry=radiometry, concurrency=points,
         duration_s=duration, rounds=rounds, is_synthetic=is_synthetic, keep_server=keep_server,
-        load_before=load_before, perf_analyzer=perf_analyzer,
+        load_before=load_before, perf_analyzer=outputs.perf_analyzer_target,
     )  # fmt: skip
     run_command(measure_and_report(order, outputs))
 
@@ -266,3 +268,9 @@ def _require_time(duration_s: float) -> None:
 
 def _level_of(model: str) -> Literal["L1C", "L2A"]:
     return "L1C" if "_l1c" in model.lower() else "L2A"
+
+
+def _level_in(product: str) -> Literal["L1C", "L2A"] | None:
+    """Take the level out of a product's name; None where it does not tell."""
+    found = re.search(r"_MSI(L1C|L2A)_", product)
+    return None if found is None else ("L1C" if found[1] == "L1C" else "L2A")

@@ -37,8 +37,8 @@ def compare(
             "--fail-above",
             metavar="PERCENT",
             min=0,
-            help="Exit with 1 when throughput, CPU time, latency or memory got worse by more than this, or a level is "
-            "not measured any more.",
+            help="Exit with 1 when throughput, CPU time, latency or memory got worse by more than this, a level or a "
+            "point is not measured any more, something new failed, or model, product, transport or settings differ.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing rounded.")] = False,
@@ -61,13 +61,30 @@ def compare(
         raise InputError(f"{before.name} and {after.name} have no figure in common: they measured different levels")
     worse = [] if fail_above is None else found.worse_than(fail_above / _PERCENT)
     typer.echo(json.dumps(_document(one, other, found, worse)) if as_json else _page(one, other, found))
-    if worse:
-        names = ", ".join(f"{each.figure.level}: {each.figure.name}" for each in worse)
-        typer.echo(f"worse by more than {fail_above:g} %: {names}", err=True)
-    if found.gone and fail_above is not None:
-        typer.echo(f"not measured any more: {', '.join(found.gone)}", err=True)
-    if worse or (found.gone and fail_above is not None):
+    stopped = [] if fail_above is None else _reasons(found, worse, fail_above)
+    for reason in stopped:
+        typer.echo(reason, err=True)
+    if stopped:
         raise typer.Exit(1)
+
+
+def _reasons(found: Comparison, worse: Sequence[Compared], fail_above: float) -> list[str]:
+    """Say why the second benchmark does not pass, a line for each kind of reason."""
+    reasons = []
+    if found.unlike:
+        reasons.append(f"nothing can be concluded, these differ: {'; '.join(found.unlike)}")
+    if worse:
+        reasons.append(f"worse by more than {fail_above:g} %: {_names(worse)}")
+    if found.gone:
+        reasons.append(f"not measured any more: {', '.join(found.gone)}")
+    if found.gone_figures:
+        reasons.append(f"not measured any more: {_names(found.gone_figures)}")
+    reasons += [f"failed, and did not before: {' '.join(failure.split())}" for failure in found.new_failures]
+    return reasons
+
+
+def _names(figures: Sequence[Compared]) -> str:
+    return ", ".join(f"{each.figure.level}: {each.figure.name}" for each in figures)
 
 
 def _document(one: BenchReport, other: BenchReport, found: Comparison, worse: Sequence[Compared]) -> dict[str, Any]:
@@ -79,7 +96,9 @@ def _document(one: BenchReport, other: BenchReport, found: Comparison, worse: Se
         "after": _origin(other),
         "noise": found.noise,
         "differences": list(found.differences),
+        "unlike": list(found.unlike),
         "levels_gone": list(found.gone),
+        "new_failures": list(found.new_failures),
         "figures": [
             {
                 "level": each.figure.level,

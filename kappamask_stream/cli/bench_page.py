@@ -66,12 +66,17 @@ def _server(level: ServerLevel, facts: Facts) -> list[str]:
         f"{'flight':>6}{'tiles/s':>9}{latency}{'batch':>8}{served}{'ms a tile':>14}",
     ]
     lines += [_point(point) + (" *" if point is facts.best else "") for point in level.points]
+    if level.broken_off is not None:
+        lines += _wrapped(f"broke off: {level.broken_off}")
     lines += _gpu_lines(level.points, facts)
     best = facts.best
-    if best is not None and facts.server_products_per_s is not None:
-        lines.append(f"* {number(3600 * facts.server_products_per_s)} products an hour, if the client keeps up")
+    if best is not None and facts.reached_products_per_s is not None:
+        lines.append(f"* {number(3600 * facts.reached_products_per_s)} products an hour, if the client keeps up")
     reasons = dict.fromkeys(point.untold for point in level.points if point.untold)
-    for text in (*(f"not told: {reason}" for reason in reasons), *(f"failed: {text}" for text in level.failures)):
+    for text in (
+        *(f"not told: {reason}" for reason in reasons),
+        *(f"failed: {text}" for text in level.failures if text != level.broken_off),
+    ):
         lines += _wrapped(text)
     return lines
 
@@ -91,7 +96,7 @@ def _gpu_lines(points: Sequence[ServerPoint], facts: Facts) -> list[str]:
     """Say what the GPU did, point by point; nothing without one."""
     if not any(point.gpu for point in points):
         return []
-    lines = [f"{'flight':>6}{'GPUs':>6}{'busy':>8}{'memory':>11}{'power':>9}{'energy a product':>18}"]
+    lines = [f"{'flight':>6}{'GPUs':>9}{'busy':>8}{'memory':>11}{'power':>9}{'energy a product':>18}"]
     lines += [f"{point.concurrency:>6}{_gpu(point.gpu, _per_product(point, facts))}" for point in points if point.gpu]
     return lines
 
@@ -106,16 +111,18 @@ def _gpu(gpu: GpuUse, energy_j: float | None) -> str:
     busy = _NONE if gpu.utilisation is None else percent(gpu.utilisation)
     memory = _NONE if gpu.memory_bytes is None else data(gpu.memory_bytes)
     power = _NONE if gpu.power_w is None else f"{number(gpu.power_w)} W"
-    return f"{gpu.gpus:>6}{busy:>8}{memory:>11}{power:>9}{_NONE if energy_j is None else number(energy_j) + ' J':>18}"
+    gpus = f"{gpu.gpus}" if gpu.gpus_named in (None, gpu.gpus) else f"{gpu.gpus} of {gpu.gpus_named}"
+    return f"{gpus:>9}{busy:>8}{memory:>11}{power:>9}{_NONE if energy_j is None else number(energy_j) + ' J':>18}"
 
 
 def _client(level: ClientLevel, facts: Facts) -> list[str]:
     floor, begun = level.floor, level.cpu_s - level.start_cpu_s
+    ratio, of_begun = ("", "") if facts.decodes_on_gpu else (f"{level.cpu_to_floor:.2f}", f"{begun / floor.cpu_s:.2f}")
     lines = [
         "CLIENT alone, one product in a process of its own, the network answers at once",
         _row("", "measured", "decode floor", "ratio"),
-        _row("CPU of a product", f"{number(level.cpu_s)} s", f"{number(floor.cpu_s)} s", f"{level.cpu_to_floor:.2f}"),
-        _row("  without the process's start", f"{number(begun)} s", "", f"{begun / floor.cpu_s:.2f}"),
+        _row("CPU of a product", f"{number(level.cpu_s)} s", f"{number(floor.cpu_s)} s", ratio),
+        _row("  without the process's start", f"{number(begun)} s", "", of_begun),
         _row(
             "wall time",
             f"{number(level.wall_s)} s",
@@ -128,7 +135,7 @@ def _client(level: ClientLevel, facts: Facts) -> list[str]:
             f"{number(floor.megapixels / floor.wall_s)} Mpx/s",
             f"{level.megapixels_per_s * floor.wall_s / floor.megapixels:.2f}" if floor.megapixels else "",
         ),
-        _row("peak memory", data(level.peak_rss_bytes), "", ""),
+        _row("peak memory", _NONE if level.peak_rss_bytes is None else data(level.peak_rss_bytes), "", ""),
         _row(
             "event loop late, p50, p99, most",
             f"{_ms(level.lag_p50_s)}, {_ms(level.lag_p99_s)}, {_ms(level.lag_max_s)} ms",
@@ -142,8 +149,10 @@ def _client(level: ClientLevel, facts: Facts) -> list[str]:
         f"start; {data(level.budget_bytes)} of pixels may be held."
     )
     lines += _wrapped(_stages(level.stages, 1))
-    hour = 3600 * facts.cores / level.cpu_s
-    return [*lines, *_wrapped(f"{counted(facts.cores, 'core')} are enough for {number(hour)} products an hour")]
+    if facts.client_s is None:
+        return lines
+    hour = f"{counted(facts.cores, 'core')} are enough for {number(3600 / facts.client_s)} products an hour"
+    return [*lines, *_wrapped(hour)]
 
 
 def _end_to_end(level: EndToEndLevel, facts: Facts) -> list[str]:
@@ -179,7 +188,7 @@ def _cores(level: EndToEndLevel, facts: Facts) -> list[tuple[str, str | None]]:
     return [
         ("CPU of a product, server", server),
         ("cores busy", busy),
-        ("peak memory", data(level.peak_rss_bytes)),
+        ("peak memory", None if level.peak_rss_bytes is None else data(level.peak_rss_bytes)),
         ("event loop late, p99", f"{_ms(level.lag_p99_s)} ms"),
         ("last answer to closed files", duration(level.write_s / level.products)),
     ]
@@ -238,4 +247,4 @@ def _or_none(value: float | None) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(" ".join(text.split()), WIDTH) or [""]
+    return textwrap.wrap(" ".join(text.split()), WIDTH, break_on_hyphens=False) or [""]

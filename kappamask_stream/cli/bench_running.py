@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
 _PERIOD_S = 10.0
 
 
-def require_servable(choice: ModelChoice, settings: Settings) -> None:
+def require_servable(choice: ModelChoice, settings: Settings, level: Literal["L1C", "L2A"] | None = None) -> None:
     """Find out before a product is made, which takes a while, what connecting would find out.
+
+    Parameters
+    ----------
+    level : of the product; None where it is not known yet.
 
     Raises
     ------
@@ -34,7 +39,7 @@ def require_servable(choice: ModelChoice, settings: Settings) -> None:
     from kappamask_stream.models import ModelPool
     from kappamask_stream.server import ServerEnvironment
 
-    ModelPool(choice, settings)
+    ModelPool(choice if level is None else replace(choice, levels=(level,)), settings)
     if settings.triton is None:
         ServerEnvironment.at(settings.server_env).require()
 
@@ -60,12 +65,15 @@ async def measure_and_report(bench: Bench, outputs: Outputs) -> None:
         The first failure of a level, at the end; or if nothing was measured, or a file cannot be written.
     """
     from kappamask_stream.bench.document import to_json
+    from kappamask_stream.bench.environment import Begun
     from kappamask_stream.bench.running import run_bench
     from kappamask_stream.cli.bench_page import page
+    from kappamask_stream.threads import in_thread
 
+    begun = await in_thread(None, Begun.now)
     with BenchProgress() as progress:
         outcome = await run_bench(bench, progress.show)
-    report = outcome.report
+    report = begun.noted_in(outcome.report)
     typer.echo(to_json(report) if outputs.prints_json else page(report), nl=not outputs.prints_json)
     if outcome.perf_analyzer_command is not None:
         typer.echo(f"the server at its best, measured with perf_analyzer:\n{outcome.perf_analyzer_command}", err=True)

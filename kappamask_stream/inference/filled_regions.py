@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from numpy.typing import NDArray
@@ -25,7 +25,7 @@ class FilledRegions:
 
     Parameters
     ----------
-    on_free : told of a region that nobody holds any part of, on the event loop.
+    on_free : told of a region that nobody holds any part of, on the event loop that it was filled on.
 
     State: by address, regions with a weak reference to their array; those of them that a request is under way with.
     """
@@ -38,10 +38,9 @@ class FilledRegions:
     def __len__(self) -> int:
         return len(self._regions)
 
-    def fill(self, region: Region) -> NDArray[np.uint8]:
+    def fill(self, region: Region, loop: asyncio.AbstractEventLoop) -> NDArray[np.uint8]:
         """Return all of a region's memory; what is in it is of an earlier tile."""
-        memory = region.array(0, (region.size,), np.uint8)
-        loop, address = asyncio.get_running_loop(), region.address
+        memory, address = region.array(0, (region.size,), np.uint8), region.address
 
         def dies(_: Any) -> None:  # in the thread that held it last
             with suppress(RuntimeError):  # the loop is closed

@@ -7,7 +7,11 @@ each.
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from tritonclient.utils import InferenceServerException
 
 from kappamask_stream.errors import (
     ContractError,
@@ -19,13 +23,14 @@ from kappamask_stream.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tritonclient.utils import InferenceServerException
+    from collections.abc import Callable, Iterator
 
 _ANY = ""
 #: What Triton says of a request that it has thrown out of its queue, or not let in.
 _TURNED_AWAY = ("exceeds maximum queue size", "request timeout expired")
+
+#: What `closed` says.
+_CLOSED = "the connection is closed"
 
 #: What gRPC says of a certificate, and the remedy. First match counts.
 _CERTIFICATES = [
@@ -99,6 +104,12 @@ _MEANINGS: list[tuple[str, tuple[str, ...], type[ServerError], Callable[[str, st
         ServerUnavailableError,
         lambda at, said, _: f"the server at {at} was started again: {said}",
     ),
+    (  # On this side, for good: another try would find it closed again.
+        "UNAVAILABLE",
+        (_CLOSED,),
+        ServerError,
+        lambda at, _, __: f"the connection to the server at {at} was closed while it was in use",
+    ),
     (
         "UNAVAILABLE",
         (),
@@ -166,3 +177,26 @@ def is_turned_away(error: InferenceServerException) -> bool:
     """Tell whether a server says that it has not worked on a request and will not: nobody reads its tensors then."""
     said = str(error.message() or "").lower()
     return error.status() == "StatusCode.UNAVAILABLE" and any(text in said for text in _TURNED_AWAY)
+
+
+def closed() -> InferenceServerException:
+    """Return what is raised where this side has closed the connection."""
+    return InferenceServerException(msg=_CLOSED, status="StatusCode.UNAVAILABLE")
+
+
+@contextmanager
+def unless_closed() -> Iterator[None]:
+    """Wait for what closing the connection cancels: whoever was not cancelled himself is told so, not cancelled.
+
+    Raises
+    ------
+    InferenceServerException
+        If the connection was closed.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise closed() from error

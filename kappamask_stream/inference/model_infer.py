@@ -13,6 +13,8 @@ import numpy as np
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from kappamask_stream.inference.grpc_errors import closed, unless_closed
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -51,9 +53,12 @@ class ModelInfer:
         """
         metadata = () if self._token is None else (self._token.header(),)
         try:
-            return await self._call(request, metadata=metadata, timeout=timeout_s)
+            with unless_closed():
+                return await self._call(request, metadata=metadata, timeout=timeout_s)
         except grpc.RpcError as error:
             raise InferenceServerException(msg=error.details(), status=str(error.code())) from error
+        except grpc.aio.UsageError as error:  # what gRPC says of a channel that is closed
+            raise closed() from error
 
     async def aclose(self) -> None:
         """Close the channel."""

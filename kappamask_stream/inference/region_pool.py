@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tritonclient.utils import InferenceServerException
 
 from kappamask_stream.inference.filled_regions import FilledRegions
-from kappamask_stream.inference.grpc_errors import is_turned_away
+from kappamask_stream.inference.grpc_errors import is_turned_away, unless_closed
 from kappamask_stream.inference.registrations import Registrations
 from kappamask_stream.inference.server_memory import elsewhere, is_unknown
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from kappamask_stream.inference.endpoint import Endpoint
     from kappamask_stream.inference.shared_memory import Region
+
+#: Seconds after which regions that nobody has needed in all that time are let go of.
+_LATELY_S = 30.0
 
 
 class RegionPool:
@@ -45,8 +48,8 @@ class RegionPool:
     why_not : why requests go over gRPC, once that is known; None otherwise.
     is_proven : True where the server maps the very memory that is made here.
 
-    State: regions that the server knows; those of them that nobody uses now, and those that hold pixels of tiles; the
-    task that proves.
+    State: regions that the server knows; those of them that nobody uses now, the one used last at the end, and those
+    that hold pixels of tiles; how many of the idle ones nobody has needed lately; the task that proves.
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class RegionPool:
         self._regions: set[Region] = set()
         self._idle: list[Region] = []
         self._filled = FilledRegions(lambda region: self._give_back(region, is_over=True))
+        self._unneeded = 0
+        self._trimming: asyncio.TimerHandle | None = None
         self._proving: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -73,13 +78,22 @@ class RegionPool:
         held = f"{len(self._idle)} idle, {len(self._filled)} filled, {given_up} given up"
         return f"<RegionPool {len(self._regions)} regions, {held}>"
 
+    @property
+    def is_used(self) -> bool:
+        """True where requests go through shared memory now."""
+        return self.is_proven and self.why_not is None
+
     def fill(self, size: int) -> NDArray[np.uint8] | None:
         """Return memory for a tile's pixels, to be sent from there; None where no region is to be had at once.
 
-        It is used for other tiles when nobody holds any part of it any more.
+        It is used for other tiles when nobody holds any part of it any more. Off the event loop there is none.
         """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return None
         region = self._reuse(size) if self.why_not is None else None
-        return None if region is None else self._filled.fill(region)
+        return None if region is None else self._filled.fill(region, loop)
 
     @asynccontextmanager
     async def lent(self, size: int, address: int = 0) -> AsyncIterator[Region | None]:
@@ -96,7 +110,7 @@ class RegionPool:
         Raises
         ------
         InferenceServerException
-            If the server does not answer; gRPC would not reach it either.
+            If the server does not answer, or the connection is closed; gRPC would not reach it either.
         """
         region = self._filled.send(address, size) or await self._take(size)
         if region is None:
@@ -123,6 +137,8 @@ class RegionPool:
     async def aclose(self) -> None:
         """Have the server let go of all regions, waiting a little for requests that were given up."""
         self.why_not, self.is_proven = self.why_not or "the connection is closed", False
+        if self._trimming is not None:
+            self._trimming.cancel()
         self._regions.clear()
         self._idle.clear()
         self._filled.clear()
@@ -131,14 +147,16 @@ class RegionPool:
     async def _take(self, size: int) -> Region | None:
         if not self.is_proven and self.why_not is None:
             self._proving = self._proving or self._registrations.start(self._prove(size))
-            await asyncio.shield(self._proving)
+            with unless_closed():
+                await asyncio.shield(self._proving)
         if self.why_not is not None:
             return None
         if (region := self._reuse(size)) is not None:
             return region
         making = self._registrations.start(self._make(size))
         try:
-            return await asyncio.shield(making)
+            with unless_closed():
+                return await asyncio.shield(making)
         except asyncio.CancelledError:
             making.add_done_callback(self._keep)
             raise
@@ -154,13 +172,18 @@ class RegionPool:
         self.is_proven = True
         self._regions.add(region)
         self._idle.append(region)
+        self._trimming = self._trimming or asyncio.get_running_loop().call_later(_LATELY_S, self._trim)
 
     async def _make(self, size: int) -> Region | None:
         region = await self._registrations.another(size)
-        if region is None:
-            self.why_not = self.why_not or self._registrations.refusal
-        else:
+        if region is not None:
             self._regions.add(region)
+        elif self._registrations.refusal is not None:
+            self.why_not, self.is_proven = self.why_not or self._registrations.refusal, False
+            for idle in self._idle:
+                self._registrations.give_up(idle.name)
+            self._idle.clear()
+            self._regions.clear()  # those that are in use are given up when they come back
         return region
 
     def _keep(self, making: asyncio.Task[Region | None]) -> None:
@@ -169,10 +192,12 @@ class RegionPool:
             self._give_back(region, is_over=True)
 
     def _reuse(self, size: int) -> Region | None:
-        """Return a region that nobody uses; one that is too small gives way to another."""
+        """Return a region that nobody uses; where all are too small, one gives way to another."""
         if not self._idle:
             return None
-        region = self._idle.pop()
+        region = next((region for region in reversed(self._idle) if region.size >= size), self._idle[0])
+        self._idle.remove(region)
+        self._unneeded = min(self._unneeded, len(self._idle))
         if region.size >= size:
             return region
         self._give_up(region)
@@ -194,7 +219,18 @@ class RegionPool:
         """Give up all regions where the server does not know one any more: it was started again."""
         if unknown not in self._regions:
             return  # another request was told before
+        self._registrations.doubt(unknown.name)
         self.is_proven = False
         self._idle.clear()
         for known in list(self._regions):
             self._give_up(known)
+
+    def _trim(self) -> None:
+        """Let go of regions that nobody has needed lately, and look again later; one is kept."""
+        surplus = max(0, min(self._unneeded, len(self._idle), len(self._regions) - 1))
+        for region in self._idle[:surplus]:
+            self._give_up(region)
+        del self._idle[:surplus]
+        self._unneeded, self._trimming = len(self._idle), None
+        if self.is_used:
+            self._trimming = asyncio.get_running_loop().call_later(_LATELY_S, self._trim)

@@ -47,7 +47,7 @@ class Registrations:
     refusal : what the server has said against shared memory, its last word.
     shortage : why the last region could not be made; the next one perhaps can.
 
-    State: names that the server may know; tasks at work on them.
+    State: names that the server may know; the one of them that a request was told is unknown; tasks at work on them.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Registrations:
         self.refusal: str | None = None
         self.shortage: str | None = None
         self._names: set[str] = set()
+        self._doubted: str | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
@@ -76,7 +77,7 @@ class Registrations:
             If another try may go well.
         """
         try:
-            self.refusal = await self._server.objection()
+            self.refusal = await self._server.objection() or await self._split()
         except InferenceServerException as error:
             self._bear(error)
         region = await self.another(size) if self.refusal is None else None
@@ -104,9 +105,14 @@ class Registrations:
                 region.unlink()
         return made[0]
 
+    def doubt(self, name: str) -> None:
+        """Note a region that a request was told is unknown: before another first one, it is looked who said so."""
+        self._doubted = name
+
     def give_up(self, name: str) -> None:
         """Have the server let go of a region, in the background."""
-        self.start(self._let_go(name))
+        if name != self._doubted:
+            self.start(self._let_go(name))
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Do something in the background, until it or this ends."""
@@ -133,8 +139,24 @@ class Registrations:
             self._bear(error)
             return False
         self.give_up(region.name)
-        self.refusal = f"several servers answer at {self._endpoint}, and do not share it"
+        self.refusal = self._several()
         return False
+
+    async def _split(self) -> str | None:
+        """Say so where the region that was unknown to a request is known here: requests reach another server.
+
+        A balancer that gives each connection to another server cannot be found out otherwise. A server that was started
+        again knows it nowhere.
+        """
+        if self._doubted is None:
+            return None
+        is_known = await self._server.knows(self._doubted, looks=1)
+        name, self._doubted = self._doubted, None
+        self.give_up(name)
+        return self._several() if is_known else None
+
+    def _several(self) -> str:
+        return f"several servers answer at {self._endpoint}, and do not share it"
 
     async def _let_go(self, name: str, *, is_last_try: bool = False) -> None:
         """Have the server let go of a region, as soon as nothing that it works on uses it any more."""

@@ -73,12 +73,12 @@ class ServerMemory:
     async def register(self, region: Region) -> None:
         """Have the server map a region whose file is there."""
         await self._channel.register_system_shared_memory(
-            region.name, f"/{region.name}", region.size, headers=self._headers, client_timeout=self._timeout_s
+            region.name, f"/{region.file}", region.size, headers=self._headers, client_timeout=self._timeout_s
         )
 
-    async def knows(self, name: str) -> bool:
-        """Tell whether a region is known to all that answer, as far as can be told."""
-        for _ in range(_LOOKS):
+    async def knows(self, name: str, looks: int = _LOOKS) -> bool:
+        """Tell whether a region is known to all that answer, as far as can be told by some looks."""
+        for _ in range(looks):
             try:
                 await self._channel.get_system_shared_memory_status(
                     name, headers=self._headers, client_timeout=CONTROL_TIMEOUT_S

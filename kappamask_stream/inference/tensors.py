@@ -147,20 +147,24 @@ def tensors_in(answer: Any, layout: TileLayout, region: Region | None) -> dict[s
     Raises
     ------
     ValueError
-        If bytes do not fill a shape.
+        If a tensor is of another type or shape, bytes do not fill its shape, or it is not where it was asked for.
     """
-    if region is None:
-        result = ProtocolResult(answer)
-        return {place.name: result.as_numpy(place.name) for place in layout.outputs}
+    if region is not None and any(answer.raw_output_contents):
+        raise ValueError("tensors are in the answer, and not in shared memory as asked")  # what is there is older
     said = {output.name: (output.datatype, tuple(output.shape)) for output in answer.outputs}
+    result = ProtocolResult(answer)
     tensors: dict[str, NDArray[Any] | None] = {}
     for place in layout.outputs:
-        if said.get(place.name) == (np_to_triton_dtype(place.dtype), place.shape):
-            tensors[place.name] = region.array(place.offset, place.shape, place.dtype).copy()
-        elif place.name in said:
-            raise ValueError(f"{place.name} is {said[place.name]} in shared memory")
-        else:
+        expected = np_to_triton_dtype(place.dtype), place.shape
+        if place.name not in said:
             tensors[place.name] = None
+        elif said[place.name] != expected:
+            kind, shape = said[place.name]
+            raise ValueError(f"{place.name} is {kind} {list(shape)}, not {expected[0]} {list(expected[1])}")
+        elif region is None:
+            tensors[place.name] = result.as_numpy(place.name)
+        else:
+            tensors[place.name] = region.array(place.offset, place.shape, place.dtype).copy()
     return tensors
 
 

@@ -74,7 +74,7 @@ class TritonClient:
     def transport(self) -> Transport:
         """How tiles travel now."""
         memory = self.connection.memory
-        return Transport(name="shared memory" if memory.is_proven else "gRPC", reason=memory.why_not)
+        return Transport(name="shared memory" if memory.is_used else "gRPC", reason=memory.why_not)
 
     @classmethod
     async def connect(
@@ -245,7 +245,7 @@ class TritonClient:
         except InferenceServerException as caught:
             error = without_token(caught, self.connection.channel.plugin())
             raise self._failure(error) from error
-        except ValueError as error:  # a tensor whose bytes do not fill its shape
+        except ValueError as error:
             raise InferenceError(f"the answer of {self.endpoint} is malformed: {error}") from error
         return checked_answer(tensors, self.contract, self.endpoint)
 

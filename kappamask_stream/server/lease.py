@@ -42,14 +42,15 @@ class LocalServer:
     metrics_url : Prometheus metrics.
     model_name : name of the served model.
     log_path : what Triton says.
-    memory_key : with which the server lets its clients share memory with it; a secret of this user.
+    memory_key : with which the server lets its clients share memory with it, a secret of this user; None where it is
+        of a version that has no such key.
     """
 
     grpc_address: str
     metrics_url: str
     model_name: str
     log_path: Path
-    memory_key: str = field(repr=False)
+    memory_key: str | None = field(repr=False)
 
 
 def state_folder(environment: ServerEnvironment) -> Path:
@@ -122,7 +123,7 @@ async def lease_local_server(
                 metrics_url=ready["metrics"],
                 model_name=ready["model"],
                 log_path=Path(ready["log"]),
-                memory_key=ready["memory_key"],
+                memory_key=ready.get("memory_key"),
             )
         finally:
             writer.close()

@@ -50,7 +50,7 @@ def test_all_levels_of_a_real_server(
     variables = session_server.state.variables | {"TMPDIR": str(temporary)}
     file = tmp_path / "a.json"
     ended = subprocess.run(
-        bench(product, "--concurrency", "1,2", "--json", str(file)),
+        bench(product, "--concurrency", "1,32", "--json", str(file)),
         env=variables, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
@@ -65,7 +65,7 @@ def test_all_levels_of_a_real_server(
     assert (report.model, report.product) == ("null_l2a", product.name.removesuffix(".SAFE"))
     assert (report.product_tiles, report.local_server) == (4, True)
     assert report.server is not None
-    assert [point.concurrency for point in report.server.points] == [1, 2]
+    assert [point.concurrency for point in report.server.points] == [1, 32]
     assert all(point.tiles > 0 and point.batch_sizes for point in report.server.points)
     assert report.client is not None
     assert report.client.tiles_inferred == report.product_tiles_inferred
@@ -73,7 +73,11 @@ def test_all_levels_of_a_real_server(
     assert report.end_to_end is not None
     assert report.end_to_end.products >= 4
     assert report.end_to_end.tiles_inferred == report.end_to_end.products * report.product_tiles_inferred
+    assert report.end_to_end.window <= 32
+    assert facts.is_saturated
     assert facts.floor_s is not None
+    assert report.settings is not None
+    assert (report.settings.decoder, report.settings.duration_s, report.settings.rounds) == ("cpu", 0.3, 1)
     assert facts.cores_busy is not None
     assert report.environment.versions["server"].startswith("triton 2.")
     assert report.verdict is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import signal
@@ -158,6 +159,7 @@ async def test_a_server_that_is_lost_ends_the_point_and_not_those_before(
         assert failure.startswith("4 in flight: ")
         assert words in failure
         assert server.address in failure
+        assert level.broken_off == failure
         assert not children()
     operator.close()
     with pytest.raises(ServerUnavailableError, match="no server answers at"):
@@ -186,9 +188,30 @@ async def test_overload_is_counted_beside_tiles(
     assert flooded.tiles > 0
     assert flooded.batch_sizes == {1: pytest.approx(flooded.tiles, abs=9)}
     (failure,) = level.failures
+    assert level.broken_off is None
     assert failure.startswith("8 in flight: ")
     assert f"beside {flooded.tiles} answered ones, found the queue full: " in failure
     assert "xceeds maximum queue size" in failure
+
+
+async def test_another_client_is_noticed(session_server: SessionServer, tiles: TileSet) -> None:
+    """It sends as much again: what the server tells of its batches and times is no longer of this measurement."""
+    requests = itertools.cycle(tiles.requests())
+    is_over = False
+    async with await TritonClient.connect(f"grpc://{session_server.address}", "null_l2a") as other:
+
+        async def disturb() -> None:
+            while not is_over:
+                await other.infer(next(requests))
+
+        disturbing = [asyncio.create_task(disturb()) for _ in range(4)]
+        level = await measured(session_server.address, tiles, concurrency=(1,))
+        is_over = True
+        await asyncio.gather(*disturbing)
+    (point,) = level.points
+    assert point.tiles > 0
+    assert (point.batch_sizes, point.queue_s, point.compute_s) == (None, None, None)
+    assert "other clients used the model meanwhile" in str(point.untold)
 
 
 async def test_a_cancelled_measurement_leaves_no_process(session_server: SessionServer, tiles: TileSet) -> None:

@@ -42,7 +42,7 @@ def test_the_sweep_finds_the_best_of_its_settings_on_a_real_triton(
 ) -> None:
     result = tmp_path / "sweep.json"
     program(tmp_path, "nvidia-smi", '#!/bin/sh\ncase "$*" in *--loop-ms*) ;; *) echo A GPU; exit ;; esac\n'
-                                    "while true; do echo 50.0; sleep 0.1; done\n")  # fmt: skip
+                                    "while true; do date '+%Y/%m/%d %H:%M:%S.%3N, 50.0'; sleep 0.1; done\n")  # fmt: skip
     said = ran(
         server_env / "bin" / "python", FOLDER / "config_sweep.py", null_repository / "null_l2a", "--json", result,
         "--instances", 1, "--max-batch", 1, 3, "--delay-us", 500, "--processes", 1, "--seconds", 0.5, "--rounds", 1,
@@ -117,6 +117,33 @@ def test_watts_that_cannot_be_read_are_a_reason(
         "print(json.dumps(energy.figures(10.0)))"
     )
     assert in_benchmarks(server_env, code) == {"energy": {"skipped": f"{path} {reason}"}}
+
+
+def test_watts_before_and_after_what_is_measured_do_not_count(server_env: Path, tmp_path: Path) -> None:
+    """Clients start before it and end after it: the block is longer. Lines come in one block, at the end."""
+    path = program(
+        tmp_path,
+        "smi",
+        f"""#!{sys.executable}
+import datetime, signal, sys
+def end(*_):
+    for at, watts in ((-0.5, 10), (9.9, 20), (10.5, 300), (12.5, 500), (13.5, 40), (99, 50)):
+        print(f"{{begun + datetime.timedelta(seconds=at):%Y/%m/%d %H:%M:%S.%f}}"[:-3] + f", {{watts}}.00")
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+begun = datetime.datetime.now()
+open({str(tmp_path / "ready")!r}, "w").close()
+while True:
+    signal.pause()
+""",
+    )
+    code = (
+        "import pathlib, time\nfrom power import measured\n"
+        f"with measured(after_s=10.2, for_s=3.0, program={str(path)!r}) as energy:\n"
+        f"    while not pathlib.Path({str(tmp_path / 'ready')!r}).exists(): time.sleep(0.01)\n"
+        "print(json.dumps(energy.figures(10.0)))"
+    )
+    assert in_benchmarks(server_env, code) == {"energy": {"mean_w": 400.0, "joules_per_tile": 40.0, "readings": 2}}
 
 
 # run.sh

@@ -94,7 +94,7 @@ def test_a_long_build_ends_with_the_client_that_wanted_it(state: LocalState) -> 
     holder = state.holder("csmask_l2a")
     holder.until("progress: building csmask_l2a")
     repository = state.environment / "models"
-    wait_until(lambda: [*repository.glob(".csmask_l2a.*/csmask_l2a/1")], "the build has begun to write")
+    wait_until(lambda: [*repository.glob(".csmask_l2a.*/made/csmask_l2a/1")], "the build has begun to write")
     holder.send(signal.SIGKILL)
     state.wait_until_gone()
     assert list(repository.iterdir()) == []

@@ -39,7 +39,7 @@ def test_masks_and_catalogue_are_those_of_one_process(
     session_server: SessionServer, products: list[Path], tmp_path: Path
 ) -> None:
     """The server is this machine's own: each process has a lease."""
-    lines = []
+    lines, before = [], session_server.state.status()["leases"]
     for processes in (1, 2):
         out = tmp_path / str(processes)
         ended = subprocess.run(
@@ -70,7 +70,7 @@ def test_masks_and_catalogue_are_those_of_one_process(
         assert two[name]["peak_rss_bytes"] > 50_000_000
     assert content(tmp_path / "1") == content(tmp_path / "2")
     assert "collection.json" in content(tmp_path / "2")
-    assert session_server.state.status()["leases"] <= 1, "only the session's own"
+    assert session_server.state.status()["leases"] <= max(before, 1), "those that others held before"
 
 
 class Held:

@@ -43,7 +43,7 @@ def test_an_environment_that_is_not_installed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["no_such_model", "../null_l2a"])
 def test_an_unknown_model_is_a_mistake_of_usage(state: LocalState, model: str) -> None:
     error = failed_start(state, model, code=2)
-    assert f"no model '{model}' can be built here; there are csmask_l1c, csmask_l2a" in error
+    assert f"no model '{model}' can be built here; there are csmask_l1c, csmask_l1c_reduced, csmask_l2a" in error
 
 
 def test_a_model_without_its_weights_is_a_mistake_of_usage(state: LocalState) -> None:

@@ -17,11 +17,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import InferenceServerException
 
 from kappamask_stream.errors import InferenceTimeoutError
 from kappamask_stream.inference import InFlightWindow, RetryPolicy, TritonClient, infer_with_retry, shared_memory
+from kappamask_stream.inference.model_infer import inline_request
 from kappamask_stream.inference.server_memory import KEY_HEADER
-from kappamask_stream.inference.shared_memory import is_of_the_dead
+from kappamask_stream.inference.shared_memory import Region, is_of_the_dead
+from kappamask_stream.inference.tensors import TileLayout
 from tests.integration.local_state import CLI, PATIENCE_S, is_alive, wait_until
 from tests.integration.tiles import tile_for
 from tests.stream.polling import until
@@ -81,12 +85,14 @@ def files() -> list[str]:
     return [path.name for path in Path("/dev/shm").glob("kappamask-*")]
 
 
-def registered(server: PrivateTriton) -> set[str]:
+def registered(server: PrivateTriton | SessionServer) -> set[str]:
     with contextlib.closing(triton.InferenceServerClient(server.address)) as client:
         return set(client.get_system_shared_memory_status(headers={KEY_HEADER: server.memory_key}).regions)
 
 
-async def connected(server: PrivateTriton, model: str = "null_l2a", infer_timeout_s: float = 60.0) -> TritonClient:
+async def connected(
+    server: PrivateTriton | SessionServer, model: str = "null_l2a", infer_timeout_s: float = 60.0
+) -> TritonClient:
     client = await TritonClient.connect(
         f"grpc://{server.address}", model, memory_key=server.memory_key, infer_timeout_s=infer_timeout_s
     )
@@ -216,6 +222,49 @@ async def test_a_tile_is_sent_again_to_a_server_that_was_started_again(
         assert registered(again) != known
         assert len(registered(again)) == 1
     assert registered(again) == set()
+
+
+# Others
+
+
+async def test_who_lists_files_cannot_have_an_answer_written_into_anothers_tile(
+    session_server: SessionServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests may name any region that the server knows, whoever made it; they want no key."""
+    seen: set[str] = set()
+    unlink = Region.unlink
+
+    def looked_at(region: Region) -> None:  # the server has mapped it
+        seen.update(files())
+        unlink(region)
+
+    monkeypatch.setattr(Region, "unlink", looked_at)
+    before = registered(session_server)
+    async with await connected(session_server) as client:
+        (name,) = registered(session_server) - before
+        (pixels,) = client.new_tensors().values()
+        pixels[:] = 1000
+        assert seen
+        for file in seen:
+            with pytest.raises(InferenceServerException, match="Unable to find shared memory region"):
+                await intrude(client, file)
+        assert (pixels == 1000).all()
+        await intrude(client, name)  # so it must be a secret
+        assert not (pixels == 1000).all()
+        with pytest.raises(InferenceServerException, match="This protocol is restricted"):
+            await client.connection.channel.get_system_shared_memory_status()
+
+
+async def intrude(client: TritonClient, region: str) -> None:
+    """Ask for an answer where somebody's tile is."""
+    tile, layout = tile_for(client), TileLayout.of(client.contract, probabilities=False)
+    message = inline_request(client.contract.name, layout, [*tile.tensors.values(), tile.offset, tile.scale])
+    request = service_pb2.ModelInferRequest.FromString(message)
+    parameters = request.outputs[0].parameters
+    parameters["shared_memory_region"].string_param = region
+    parameters["shared_memory_offset"].int64_param = 0
+    parameters["shared_memory_byte_size"].int64_param = layout.outputs[0].nbytes
+    await client.connection.infer(request.SerializeToString(), timeout_s=60.0)
 
 
 # Falling back

@@ -93,7 +93,7 @@ async def test_a_model_that_is_not_there_is_refused_with_the_remedy(session_serv
 
 CONTRADICTIONS = {
     "no_contract": ([('key: "contract"', 'key: "something else"')], r"carries no contract \(parameter 'contract'\)"),
-    "newer_schema": ([(r"\"schema_version\":[1,1]", r"\"schema_version\":[2,0]")], r"2\.0, this client reads 1\.x"),
+    "newer_schema": ([(r"\"schema_version\":[1,2]", r"\"schema_version\":[2,0]")], r"2\.0, this client reads 1\.x"),
     "unreadable": ([(r"\"margin\":26", r"\"margin\":null")], "contract"),
     "other_input": (
         [("dims: [6, 256, 256]", "dims: [5, 256, 256]")],

@@ -112,7 +112,10 @@ async def test_what_counts_of_an_interval(
     await client.answer_all()  # answered at its end: no longer in it
     answers = loop.between(10.0, 20.0)
     assert (answers.answered, answers.latencies_s, answers.turned_away) == (4, [3.0, 3.0], 0)
-    assert loop.between(0.0, 30.0).answered == 6
+    assert (answers.last_before_s, answers.last_s) == (None, 14.0)
+    later = loop.between(12.0, 30.0)
+    assert (later.answered, later.last_before_s, later.last_s) == (4, 11.0, 20.0)
+    assert loop.between(15.0, 20.0).last_s is None
     await loop.aclose()
 
 

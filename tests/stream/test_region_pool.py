@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from kappamask_stream.inference import registrations, server_memory
+from kappamask_stream.errors import ServerError
+from kappamask_stream.inference import region_pool, registrations, server_memory
 from kappamask_stream.inference.endpoint import parse_endpoint
+from kappamask_stream.inference.grpc_errors import translated
+from kappamask_stream.inference.model_infer import ModelInfer
 from kappamask_stream.inference.region_pool import RegionPool
 from kappamask_stream.inference.shared_memory import Region, lacking
 from tests.stream.polling import until
@@ -50,6 +54,7 @@ class Server:
     failures : by call, what it raises.
     gates : by call, an event that is waited for.
     calls : made so far.
+    seen : files of regions that there were while it mapped one.
     """
 
     version: str = "2.51.0"
@@ -58,6 +63,7 @@ class Server:
     failures: dict[str, InferenceServerException] = field(default_factory=dict)
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
 
     async def _call(self, name: str) -> None:
         self.calls.append(name)
@@ -77,6 +83,7 @@ class Server:
         await self._call("register")
         if not Path(f"/dev/shm{key}").exists():
             raise refused(f"Unable to open shared memory region: '{key}'")
+        self.seen.update(files())
         self.regions[name] = size
 
     async def get_system_shared_memory_status(self, name: str = "", **_: object) -> Any:
@@ -90,6 +97,17 @@ class Server:
         if name in self.in_use:
             raise refused(f"Cannot unregister shared memory region '{name}', it is currently in use.")
         self.regions.pop(name, None)
+
+
+class Hanging(grpc.aio.ServerInterceptor):
+    """A server of gRPC that answers nobody."""
+
+    def __init__(self, asked: asyncio.Event, never: asyncio.Event) -> None:
+        self._asked, self._never = asked, never
+
+    async def intercept_service(self, *_: object) -> Any:
+        self._asked.set()
+        await self._never.wait()
 
 
 def pool_of(server: Server, endpoint: str = "grpc://127.0.0.1:8001", **options: Any) -> RegionPool:
@@ -121,6 +139,17 @@ async def test_a_region_serves_one_request_after_the_other() -> None:
     assert repr(pool) == "<RegionPool 1 regions, 1 idle, 0 filled, 0 given up>"
     await pool.aclose()
     assert server.regions == {}
+
+
+async def test_no_file_has_the_name_by_which_a_server_knows_a_region() -> None:
+    """Every user can list files, and send a request that names a region."""
+    server = Server()
+    pool = pool_of(server)
+    async with pool.lent(SIZE):
+        await one_request(pool)
+    assert len(server.seen) == len(server.regions) == 2
+    assert not server.seen & set(server.regions)
+    await pool.aclose()
 
 
 async def test_requests_at_once_have_regions_of_their_own() -> None:
@@ -241,6 +270,33 @@ async def test_a_server_that_was_started_again_gets_other_regions() -> None:
     assert memory is not None
     memory[:] = 1  # what was filled before stays readable
     await pool.aclose()
+
+
+async def test_a_region_that_only_another_server_knows_ends_it_for_good() -> None:
+    """A balancer gives each connection to another server: the one that is asked is not the one that gets the tiles."""
+    server = Server()
+    pool = pool_of(server)
+    assert await one_request(pool, error=UNKNOWN) is not None
+    assert [await one_request(pool) for _ in range(2)] == [None, None]
+    assert pool.why_not == "several servers answer at grpc://127.0.0.1:8001, and do not share it"
+    assert not pool.is_used
+    await until(lambda: server.regions == {})
+    await pool.aclose()
+
+
+async def test_who_said_unknown_is_found_out_once_the_server_answers() -> None:
+    server = Server()
+    pool = pool_of(server)
+    await one_request(pool, error=UNKNOWN)
+    server.failures["status"] = LOST
+    with pytest.raises(InferenceServerException):
+        async with pool.lent(SIZE):
+            raise AssertionError("there is no server")
+    del server.failures["status"]
+    assert await one_request(pool) is None
+    assert "several servers" in str(pool.why_not)
+    await pool.aclose()
+    assert server.regions == {}
 
 
 WHY_NOT = {
@@ -364,6 +420,57 @@ async def test_closing_while_a_region_is_made_leaves_nothing(call: str) -> None:
     assert (server.regions, files()) == ({}, [])
 
 
+@pytest.mark.parametrize("call", ["metadata", "register", "status"])
+async def test_a_request_that_waits_while_the_connection_is_closed_is_told_so(call: str) -> None:
+    """It was cancelled by nobody: a task group would take that for an end without an error."""
+    server = Server(gates={call: asyncio.Event()})
+    pool = pool_of(server)
+
+    async def request() -> None:
+        async with pool.lent(SIZE):
+            raise AssertionError("it is closed")
+
+    waiting = asyncio.create_task(request())
+    await until(lambda: call in server.calls)
+    await pool.aclose()
+    with pytest.raises(InferenceServerException, match="the connection is closed"):
+        await waiting
+    assert (server.regions, files()) == ({}, [])
+
+
+async def test_a_second_region_that_is_made_while_the_connection_is_closed_is_an_error() -> None:
+    server = Server()
+    pool = pool_of(server)
+    async with pool.lent(SIZE):
+        server.gates["register"] = asyncio.Event()
+        waiting = asyncio.create_task(pool.lent(SIZE).__aenter__())
+        await until(lambda: server.calls.count("register") == 2)
+        await pool.aclose()
+        with pytest.raises(InferenceServerException, match="the connection is closed"):
+            await waiting
+
+
+async def test_tiles_over_a_closed_channel_are_told_so() -> None:
+    """One that waits for its answer, and one that comes later."""
+    asked, never = asyncio.Event(), asyncio.Event()
+
+    server = grpc.aio.server(interceptors=[Hanging(asked, never)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    infer = ModelInfer(grpc.aio.insecure_channel(f"127.0.0.1:{port}"), None)
+    waiting = asyncio.create_task(infer(b"", timeout_s=60.0))
+    await asked.wait()
+    await infer.aclose()
+    for call in (waiting, infer(b"", timeout_s=60.0)):
+        with pytest.raises(InferenceServerException, match="the connection is closed") as caught:
+            await call
+        meaning = translated(caught.value, "grpc://here", 1.0)
+        assert type(meaning) is ServerError
+        assert str(meaning) == "the connection to the server at grpc://here was closed while it was in use"
+    never.set()
+    await server.stop(None)
+
+
 async def test_a_second_region_that_is_cancelled_meanwhile_is_kept() -> None:
     server = Server()
     pool = pool_of(server)
@@ -394,6 +501,82 @@ async def test_where_there_is_no_room_tiles_go_over_grpc(monkeypatch: pytest.Mon
     other = pool_of(Server())
     assert await one_request(other) is None
     assert other.why_not == "there is no room for it: No space left on device"
+    await pool.aclose()
+
+
+async def test_a_server_that_takes_no_more_regions_lets_go_of_all() -> None:
+    server = Server()
+    pool = pool_of(server)
+    async with pool.lent(SIZE) as first, pool.lent(SIZE):
+        pass
+    memory = pool.fill(SIZE)
+    assert first is not None
+    async with pool.lent(SIZE):
+        server.failures["register"] = refused("Unable to open shared memory region: too many open files")
+        assert await one_request(pool) is None
+        assert (pool.is_proven, pool.is_used) == (False, False)
+        assert "too many open files" in str(pool.why_not)
+        assert len(server.regions) == 2  # in use, and filled
+    await until(lambda: len(server.regions) == 1)
+    del memory
+    await until(lambda: server.regions == {})
+    await pool.aclose()
+
+
+async def test_regions_that_nobody_needs_any_more_are_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(region_pool, "_LATELY_S", 0.02)
+    server = Server()
+    pool = pool_of(server)
+    async with AsyncExitStack() as held:
+        for _ in range(5):
+            await held.enter_async_context(pool.lent(SIZE))
+    async with pool.lent(SIZE), pool.lent(SIZE) as second:
+        await until(lambda: len(server.regions) == 2)
+        assert second is not None
+        assert second.name in server.regions
+    await until(lambda: len(server.regions) == 1)
+    assert await one_request(pool) in server.regions
+    assert pool.is_used
+    await pool.aclose()
+
+
+async def test_regions_that_are_needed_again_and_again_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(region_pool, "_LATELY_S", 3600.0)
+    server = Server()
+    pool = pool_of(server)
+    for _ in range(3):
+        async with pool.lent(SIZE), pool.lent(SIZE), pool.lent(SIZE):
+            pass
+        pool._trim()
+    assert server.calls.count("register") == 3
+    assert len(server.regions) == 3
+    pool._trim()  # nothing was sent since
+    await until(lambda: len(server.regions) == 1)
+    await pool.aclose()
+
+
+async def test_off_the_event_loop_pixels_are_not_filled_in_and_no_region_is_lost() -> None:
+    server = Server()
+    pool = pool_of(server)
+    name = await one_request(pool)
+    assert await asyncio.to_thread(pool.fill, SIZE) is None
+    assert await one_request(pool) == name
+    await pool.aclose()
+
+
+async def test_of_several_idle_regions_one_that_is_large_enough_is_lent() -> None:
+    server = Server()
+    pool = pool_of(server)
+    async with pool.lent(2 * SIZE) as large:
+        async with pool.lent(SIZE):
+            pass
+        assert large is not None
+    async with pool.lent(SIZE):  # the large one came back last
+        pass
+    pool._idle.reverse()
+    memory = pool.fill(2 * SIZE)
+    assert memory is not None
+    assert len(server.regions) == 2
     await pool.aclose()
 
 

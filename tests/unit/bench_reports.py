@@ -7,6 +7,7 @@ from typing import Any
 
 from kappamask_stream.bench.types import (
     BenchReport,
+    BenchSettings,
     ClientLevel,
     EndToEndLevel,
     Environment,
@@ -29,13 +30,25 @@ ENVIRONMENT = Environment(
 )
 
 
-def point(concurrency: int = 16, tiles_per_s: float = 400.0, **changes: Any) -> ServerPoint:
+SETTINGS = BenchSettings(
+    decoder="cpu",
+    decode_threads=8,
+    radiometry="corrected",
+    rounds=1,
+    duration_s=10.0,
+    products_at_once=2,
+    budget_bytes=469_762_048,
+    concurrency=(1, 4, 32),
+)
+
+
+def point(concurrency: int = 32, tiles_per_s: float = 400.0, **changes: Any) -> ServerPoint:
     defaults: dict[str, Any] = {
         "concurrency": concurrency,
         "processes": 2,
         "seconds": 10.0,
         "tiles": round(10 * tiles_per_s),
-        "latency": Latency(p50_s=0.04, p95_s=0.06, p99_s=0.08),
+        "latency": Latency(p50_s=0.04, p95_s=0.06, p99_s=0.08, mean_s=0.045),
         "batch_sizes": {1: 10, 8: 490},
         "queue_s": 0.01,
         "input_s": 0.001,
@@ -52,7 +65,7 @@ def server_level(*points: ServerPoint, **changes: Any) -> ServerLevel:
         "transport": "gRPC",
         "request_bytes": 4_000_000,
         "answer_bytes": 262_144,
-        "points": points or (point(1, 90.0), point(4, 300.0), point(16, 400.0)),
+        "points": points or (point(1, 90.0), point(4, 300.0), point(32, 400.0)),
     }
     return ServerLevel(**(defaults | changes))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
+import os
 import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,14 @@ from kappamask_stream.server.environment import cache_home
 from kappamask_stream.synth import write_product
 from tests.stream.fakes import FakeInference
 from tests.stream.scene import coarse_l2a
-from tests.unit.bench_reports import client_level, end_to_end_level, server_level
+from tests.unit.bench_reports import client_level, end_to_end_level, point, server_level
 from tests.unit.test_cli import Ended, Pool, command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from kappamask_stream.bench.types import ServerLevel
     from kappamask_stream.contract import ModelContract
 
 __all__ = ["coarse_l2a", "command"]
@@ -95,6 +96,7 @@ def levels(coarse_l2a: ModelContract, monkeypatch: pytest.MonkeyPatch) -> dict[s
         (["--duration", "nan"], "--duration nan: give more than 0"),
         (["--rounds", "0"], "--rounds"),
         (["--radiometry", "km_predict"], "--radiometry km_predict is KappaMask's"),
+        (["--json", ""], "--json '': give the name of a file, or - for stdout"),
         (["--plot", "curves.jpg"], "--plot curves.jpg: the name must end in .png, .svg or .pdf"),
         (["--plot", "curves"], "--plot curves: the name must end in"),
         (["--plot", "a.svg", "--json", "a.svg"], "--json and --plot both name a.svg: give them files of their own"),
@@ -119,17 +121,122 @@ def test_a_wrong_command_line_is_one_line_before_anything_is_measured(
     assert levels["asked"] == []
 
 
-def test_a_picture_without_matplotlib_is_refused_before_anything_is_measured(
-    command: Callable[..., Ended], levels: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        "kappamask_stream.cli.bench_outputs.find_spec", lambda name: None if name == "matplotlib" else find(name)
-    )
+@pytest.mark.parametrize(
+    ("is_there", "says"),
+    [
+        (False, "--plot needs matplotlib, which is not installed: pip install 'kappamask-stream[plot]'"),
+        (
+            True,
+            "--plot needs matplotlib, which cannot be imported (it is broken): pip install 'kappamask-stream[plot]'",
+        ),
+    ],
+)
+def test_a_picture_without_a_matplotlib_that_works_is_refused_before_anything_is_measured(
+    says: str, command: Callable[..., Ended], levels: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    *, is_there: bool,
+) -> None:  # fmt: skip
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("kappamask_stream.bench.plot", "kappamask_stream.bench.plot_panels"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    if is_there:
+        (tmp_path / "matplotlib").mkdir()
+        (tmp_path / "matplotlib" / "__init__.py").write_text("raise ImportError('it is\\nbroken')")
+        monkeypatch.syspath_prepend(tmp_path)
+    else:
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
     ended = command("bench", "--model", "csmask", "--plot", tmp_path / "a.png")
-    assert ended.code == 2
-    assert ended.err == "error: --plot needs matplotlib, which is not installed: pip install 'kappamask-stream[plot]'\n"
+    assert (ended.code, ended.err) == (2, f"error: {says}\n")
     assert levels["asked"] == []
+
+
+def test_what_was_measured_is_kept_where_the_picture_fails(
+    product: Path,
+    command: Callable[..., Ended],
+    levels: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> bytes:
+        raise ValueError("it cannot be drawn")
+
+    monkeypatch.setattr("kappamask_stream.bench.plot.plotted", broken)
+    with pytest.raises(ValueError, match="it cannot be drawn"):
+        command(
+            "bench", "--product", product, "--model", "test_l2a", "--json", tmp_path / "a.json",
+            "--plot", tmp_path / "a.png",
+        )  # fmt: skip
+    assert from_document(json.loads((tmp_path / "a.json").read_bytes()), "a.json").server == levels["server"]
+
+
+@pytest.mark.parametrize("flag", ["--json", "--plot", "--perf-analyzer"])
+def test_what_is_no_regular_file_is_not_replaced_by_one(
+    flag: str, command: Callable[..., Ended], levels: dict[str, Any], tmp_path: Path
+) -> None:
+    pipe, link = tmp_path / "pipe.svg", tmp_path / "link.svg"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        ended = command("bench", "--model", "csmask", flag, path)
+        assert ended.code == 5
+        assert ended.err == (
+            f"error: cannot write {path}: it is no regular file, and would be replaced by one: give another name with "
+            f"{flag}\n"
+        )
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert levels["asked"] == []
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(
+    product: Path, command: Callable[..., Ended], levels: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    there, gone = tmp_path / "elsewhere" / "a.json", tmp_path / "elsewhere" / "b.png"
+    there.write_text("before")
+    links = tmp_path / "a.json", tmp_path / "a.png"
+    for link, target in zip(links, (there, gone), strict=True):
+        link.symlink_to(target)
+    ended = command("bench", "--product", product, "--model", "test_l2a", "--json", links[0], "--plot", links[1])
+    assert ended.code == 0, ended.err
+    assert all(link.is_symlink() for link in links)
+    assert json.loads(there.read_bytes())["model"] == "test_l2a"
+    assert gone.read_bytes().startswith(b"\x89PNG")
+    assert levels["asked"]
+
+
+def test_two_links_to_one_file_and_links_in_a_circle_are_refused(
+    command: Callable[..., Ended], levels: dict[str, Any], tmp_path: Path
+) -> None:
+    link, circle = tmp_path / "b.svg", tmp_path / "c.svg"
+    link.symlink_to(tmp_path / "a.svg")
+    circle.symlink_to(circle)
+    ended = command("bench", "--model", "csmask", "--json", tmp_path / "a.svg", "--plot", link)
+    assert "--json and --plot both name" in ended.err
+    ended = command("bench", "--model", "csmask", "--json", circle)
+    assert (ended.code, ended.err.count("\n")) == (5, 1)
+    assert "its links lead nowhere" in ended.err
+    assert levels["asked"] == []
+
+
+def test_the_time_and_commit_are_those_of_the_beginning(
+    product: Path, command: Callable[..., Ended], levels: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "kappamask_stream.bench.environment"
+    monkeypatch.setattr(f"{module}.commit", lambda: "changed meanwhile" if levels["asked"] else "as measured")
+    ended = command("bench", "--product", product, "--model", "test_l2a", "--json", "-")
+    assert json.loads(ended.out)["environment"]["commit"] == "as measured"
+    assert levels["asked"]
+
+
+def test_missing_weights_are_those_of_the_products_level(command: Callable[..., Ended]) -> None:
+    for options in (
+        ("--level", "L1C"),
+        ("--product", "S2A_MSIL1C_20230404T094031_N0509_R036_T35VLF_20230404T101544.SAFE"),
+    ):
+        err = command("bench", *options).err
+        assert "kappamask_l1c_deeplabv3plus needs KappaMask's weights" in err
+        assert "l2a" not in err.lower()
 
 
 @pytest.mark.parametrize("flag", ["--json", "--plot", "--perf-analyzer"])
@@ -259,6 +366,33 @@ def test_notes_tell_what_not_to_conclude(
     out = " ".join(command("bench", "--product", product, "--model", "test_l2a").out.split())
     assert "measured with a product of 4 tiles, a full one has 3,364" in out
     assert ("the machine was not quiet: 50 processes wanted its" in out) == is_told
+
+
+@pytest.mark.parametrize(
+    ("level", "says"),
+    [
+        (
+            server_level(broken_off="64 in flight: it ended"),
+            "note: what the server can do is unknown, its level broke off after 32 in flight: nothing is compared",
+        ),
+        (
+            server_level(point(1, 10.0), point(2, 20.0)),
+            "note: the server had at most 2 in flight, where its rate still grew and products end to end may have 32: what",
+        ),
+        (server_level(), None),
+    ],
+    ids=["broken off", "too few", "enough"],
+)
+def test_a_sweep_that_does_not_tell_what_the_server_can_do_has_a_note(
+    level: ServerLevel, says: str | None, product: Path, command: Callable[..., Ended], levels: dict[str, Any]
+) -> None:
+    levels["server"] = level
+    out = " ".join(command("bench", "--product", product, "--model", "test_l2a").out.split())
+    if says is None:
+        assert "broke off" not in out
+        assert "still grew" not in out
+    else:
+        assert says in out
 
 
 def test_the_synthetic_product_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,18 @@ import typer
 from kappamask_stream import cli
 from kappamask_stream.bench.compare import compare, figures_of
 from kappamask_stream.bench.document import to_json
+from kappamask_stream.bench.types import Latency
 from kappamask_stream.errors import InputError
-from tests.unit.bench_reports import ENVIRONMENT, client_level, end_to_end_level, point, report, server_level, with_gpu
+from tests.unit.bench_reports import (
+    ENVIRONMENT,
+    SETTINGS,
+    client_level,
+    end_to_end_level,
+    point,
+    report,
+    server_level,
+    with_gpu,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +33,7 @@ if TYPE_CHECKING:
     from kappamask_stream.bench.compare import Compared
     from kappamask_stream.bench.types import BenchReport
 
+NO_TIME = Latency(p50_s=0.0, p95_s=0.0, p99_s=0.0)
 Ended = tuple[int, str, str]
 
 
@@ -76,11 +88,11 @@ def test_more_throughput_is_better() -> None:
 
 
 def test_the_ends_of_distributions_have_twice_the_noise() -> None:
-    changed = point(16, latency=replace(point().latency, p50_s=0.043, p99_s=0.086))
+    changed = point(32, latency=replace(point().latency, p50_s=0.043, p99_s=0.086))
     after = report(server=server_level(changed))
-    assert one(report(), after, "server", "latency p50 at 16 in flight").verdict == "worse"
-    assert one(report(), after, "server", "latency p99 at 16 in flight").verdict == "same"
-    assert one(report(), after, "server", "latency p99 at 16 in flight", noise=0.03).verdict == "worse"
+    assert one(report(), after, "server", "latency p50 at 32 in flight").verdict == "worse"
+    assert one(report(), after, "server", "latency p99 at 32 in flight").verdict == "same"
+    assert one(report(), after, "server", "latency p99 at 32 in flight", noise=0.03).verdict == "worse"
 
 
 def test_points_are_compared_at_the_same_concurrency() -> None:
@@ -95,7 +107,99 @@ def test_points_are_compared_at_the_same_concurrency() -> None:
 def test_a_figure_that_was_nothing_has_no_change() -> None:
     before, after = (report(end_to_end=end_to_end_level(lag_p99_s=lag)) for lag in (0.0, 0.5))
     found = one(before, after, "end-to-end", "event loop late, p99")
-    assert (found.change, found.verdict, found.worse_by) == (None, "same", 0.0)
+    assert (found.change, found.verdict, found.worse_by) == (None, "worse", math.inf)
+    assert one(before, before, "end-to-end", "event loop late, p99").verdict == "same"
+
+
+def test_from_0_to_more_of_what_should_be_high_is_better() -> None:
+    before, after = (report(server=server_level(point(1, latency=latency))) for latency in (NO_TIME, point().latency))
+    assert one(before, after, "server", "latency p50 at 1 in flight").verdict == "worse"
+    assert [f.figure.name for f in compare(before, after).worse_than(1e9)] == [
+        "latency p50 at 1 in flight", "latency p99 at 1 in flight",
+    ]  # fmt: skip
+
+
+def test_unknown_memory_is_no_figure() -> None:
+    unknown = report(client=client_level(peak_rss_bytes=None), end_to_end=end_to_end_level(peak_rss_bytes=None))
+    assert one(unknown, report(), "client", "peak memory").verdict == "new"
+    assert not [f for f in figures_of(unknown) if f.name == "peak memory"]
+
+
+def test_a_ratio_is_neither_better_nor_worse_where_its_floor_moved(run: Callable[..., Ended]) -> None:
+    """Decoding became a quarter cheaper, and so did the client by the same seconds: its ratio is higher all the same."""
+    floor = replace(client_level().floor, cpu_s=55.5)
+    after = report(client=client_level(cpu_s=61.5, floor=floor))
+    found = one(report(), after, "client", "CPU / decode floor")
+    assert (found.verdict, found.worse_by) == ("floor moved", 0.0)
+    assert found.change == pytest.approx(61.5 / 55.5 / (80 / 74) - 1)
+    assert one(report(), after, "end-to-end", "wall time / floor").verdict == "floor moved"
+    assert run(report(), after, "--fail-above", "1")[0] == 0
+    elsewhere = replace(after, environment=replace(ENVIRONMENT, cpu="Another one"))
+    assert one(report(), elsewhere, "client", "CPU / decode floor", noise=0.01).verdict == "worse", "ratios carry over"
+
+
+def test_where_a_gpu_decodes_there_is_no_ratio_of_cpu_seconds() -> None:
+    made = report(settings=replace(SETTINGS, decoder="gpu"))
+    assert not [f for f in figures_of(made) if f.name == "CPU / decode floor"]
+
+
+def test_a_point_that_is_missing_fails(run: Callable[..., Ended]) -> None:
+    before = report(server=server_level(point(1, 90.0), point(4, 300.0), point(8, 299.0)))
+    after = report(server=server_level(point(1, 90.0), point(4, 300.0)))
+    code, page, err = run(before, after, "--fail-above", "5")
+    assert code == 1
+    assert err.startswith("not measured any more: server: tiles/s at 8 in flight, server: latency p50 at 8 in flight")
+    assert err.count("\n") == 1
+    assert "gone" in page
+    assert run(before, after)[0] == 0
+    assert run(after, before, "--fail-above", "5")[0] == 0
+
+
+def test_what_fails_and_did_not_before_fails(run: Callable[..., Ended]) -> None:
+    few = report(server=server_level(failures=("32 in flight: 3 requests failed: too\nslow",)))
+    code, _, err = run(report(), few, "--fail-above", "5")
+    assert (code, err) == (1, "failed, and did not before: 32 in flight: 3 requests failed: too slow\n")
+    more = report(server=server_level(failures=("32 in flight: 4 requests failed: too slow",)))
+    assert run(few, more, "--fail-above", "5")[0] == 0, "it did before"
+    broken = report(server=server_level(broken_off="the server ended"))
+    code, _, err = run(report(), broken, "--fail-above", "5")
+    assert code == 1
+    assert "not measured any more: server: most tiles/s" in err
+    assert "failed, and did not before: broke off: the server ended" in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": "csmask_l2a"}, "model: kappamask_l2a_deeplabv3plus and csmask_l2a"),
+        ({"product": "other"}, "and other"),
+        ({"server": server_level(transport="shared memory")}, "transport: gRPC and shared memory"),
+        ({"settings": replace(SETTINGS, decoder="gpu")}, "decoder: cpu and gpu"),
+        ({"settings": replace(SETTINGS, rounds=3)}, "rounds: 1 and 3"),
+        ({"settings": replace(SETTINGS, duration_s=1.0)}, "duration, s: 10.0 and 1.0"),
+        ({"settings": replace(SETTINGS, radiometry="km_predict")}, "radiometry: corrected and km_predict"),
+        ({"client": client_level(floor=replace(client_level().floor, threads=1))}, "decode threads: 8 and 1"),
+        ({"client": client_level(budget_bytes=10**10)}, "budget, bytes: 469762048 and 10000000000"),
+        ({"end_to_end": end_to_end_level(window=1)}, "window of requests: 32 and 1"),
+    ],
+)
+def test_nothing_passes_that_was_measured_otherwise(
+    changes: dict[str, Any], says: str, run: Callable[..., Ended]
+) -> None:
+    before = report(settings=SETTINGS)
+    after = replace(before, **changes)
+    code, page, err = run(before, after, "--fail-above", "1000")
+    assert code == 1
+    assert err.startswith("nothing can be concluded, these differ: ")
+    assert says in err
+    assert says in page
+    assert run(before, after)[0] == 0
+    assert json.loads(run(before, after, "--json")[1])["unlike"]
+
+
+def test_another_machine_or_version_is_told_and_passes(run: Callable[..., Ended]) -> None:
+    after = report(environment=replace(ENVIRONMENT, cpu="Another one", versions={"python": "3.12.1"}))
+    assert run(report(), after, "--fail-above", "5")[0] == 0
 
 
 @pytest.mark.parametrize(

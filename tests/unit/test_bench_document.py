@@ -15,6 +15,7 @@ from kappamask_stream.bench.document import from_document, read_report, to_docum
 from kappamask_stream.bench.types import (
     LEVELS,
     BenchReport,
+    BenchSettings,
     ClientLevel,
     EndToEndLevel,
     Environment,
@@ -27,7 +28,15 @@ from kappamask_stream.bench.types import (
 )
 from kappamask_stream.capacity import read_bench
 from kappamask_stream.errors import InputError
-from tests.unit.bench_reports import client_level, end_to_end_level, point, report, server_level, with_gpu
+from tests.unit.bench_reports import (
+    SETTINGS,
+    client_level,
+    end_to_end_level,
+    point,
+    report,
+    server_level,
+    with_gpu,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +49,8 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 batches = st.none() | st.dictionaries(st.integers(1, 128), st.integers(0, 10**9), max_size=4)
 gpus = st.none() | st.builds(
     GpuUse,
-    gpus=st.integers(1, 8),
+    gpus=st.integers(0, 8),
+    gpus_named=st.none() | st.integers(0, 8),
     utilisation=st.none() | st.floats(0, 1),
     memory_bytes=st.none() | numbers,
     power_w=st.none() | numbers,
@@ -60,20 +70,21 @@ servers = st.builds(
     answer_bytes=counts,
     points=st.lists(points, min_size=1, max_size=3).map(tuple),
     failures=st.lists(texts, max_size=2).map(tuple),
+    broken_off=st.none() | texts,
 )
 floors = st.builds(Floor, wall_s=positive, cpu_s=positive, threads=counts, codestream_tiles=counts, megapixels=numbers)
 stages = st.dictionaries(st.sampled_from(["read", "decode", "infer"]), numbers)
 clients = st.builds(
     ClientLevel,
     wall_s=positive, cpu_s=positive, start_cpu_s=numbers, floor=floors, lag_p50_s=numbers, lag_p99_s=numbers,
-    lag_max_s=numbers, peak_rss_bytes=counts, budget_bytes=counts, stages=stages, tiles=counts, tiles_inferred=counts,
+    lag_max_s=numbers, peak_rss_bytes=st.none() | counts, budget_bytes=counts, stages=stages, tiles=counts, tiles_inferred=counts,
     bytes_read=counts, bytes_written=counts, requests=st.none() | counts,
 )  # fmt: skip
 ends = st.builds(
     EndToEndLevel,
     products=st.integers(1, 1000), products_at_once=st.integers(1, 10), wall_s=positive, client_cpu_s=numbers,
     server_cpu_s=st.none() | numbers, cores=st.integers(1, 512), stages=stages, write_s=numbers, tiles_inferred=counts,
-    window=counts, mean_in_flight=numbers, peak_rss_bytes=counts, lag_p99_s=numbers, queue_s=st.none() | numbers,
+    window=counts, mean_in_flight=numbers, peak_rss_bytes=st.none() | counts, lag_p99_s=numbers, queue_s=st.none() | numbers,
     compute_s=st.none() | numbers, server_busy=st.none() | st.floats(0, 1), batch_sizes=batches, gpu=gpus,
 )  # fmt: skip
 environments = st.builds(
@@ -88,6 +99,11 @@ reports = st.builds(
     server=st.none() | servers, client=st.none() | clients, end_to_end=st.none() | ends,
     verdict=st.none() | st.builds(Verdict, limit=st.sampled_from(["decode", "unknown", "write"]), text=texts),
     notes=st.lists(texts, max_size=2).map(tuple),
+    settings=st.none() | st.builds(
+        BenchSettings, decoder=st.sampled_from(["cpu", "gpu"]), decode_threads=counts, radiometry=texts, rounds=counts,
+        duration_s=positive, products_at_once=counts, budget_bytes=counts, max_in_flight=st.none() | counts,
+        concurrency=st.lists(counts, max_size=3).map(tuple),
+    ),
 )  # fmt: skip
 
 
@@ -157,7 +173,37 @@ def test_plan_works_from_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_the_client_alone_counts_where_nothing_went_through_the_network(tmp_path: Path) -> None:
     found = figures(report(end_to_end=None), tmp_path / "a.json")
-    assert (found["client_cpu_s"], found["client_rss_bytes"], found["client_cores"]) == (80.0, 640_000_000, 8)
+    assert (found["client_cpu_s"], found["client_rss_bytes"], found["client_cores"]) == (
+        pytest.approx(79.1),
+        640_000_000,
+        8,
+    ), "without the start of the process"
+
+
+def test_unknown_memory_is_none_and_not_0(tmp_path: Path) -> None:
+    made = report(client=client_level(peak_rss_bytes=None), end_to_end=end_to_end_level(peak_rss_bytes=None))
+    assert "client_rss_bytes" not in figures(made, tmp_path / "a.json")
+    one = dataclasses.replace(made, end_to_end=end_to_end_level())
+    assert figures(one, tmp_path / "a.json")["client_rss_bytes"] == 900_000_000
+    assert from_document(to_document(made), "file") == made
+
+
+def test_a_sweep_that_broke_off_has_no_rate_for_plan(tmp_path: Path) -> None:
+    made = with_gpu(report(server=server_level(broken_off="the server ended")))
+    assert "gpu_tiles_per_s" not in figures(made, tmp_path / "a.json")
+    assert from_document(to_document(made), "file") == made
+
+
+def test_settings_are_in_the_file_and_files_without_them_can_be_read() -> None:
+    made = report(settings=dataclasses.replace(SETTINGS, concurrency=[1, 4, 32]))
+    document = json.loads(to_json(made))
+    assert document["settings"] == {
+        "decoder": "cpu", "decode_threads": 8, "radiometry": "corrected", "rounds": 1, "duration_s": 10.0,
+        "products_at_once": 2, "budget_bytes": 469_762_048, "max_in_flight": None, "concurrency": [1, 4, 32],
+    }  # fmt: skip
+    assert from_document(document, "file").settings == SETTINGS
+    del document["settings"]
+    assert from_document(document, "file").settings is None
 
 
 def damaged(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:

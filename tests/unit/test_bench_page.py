@@ -11,7 +11,7 @@ from kappamask_stream.bench.types import BenchReport, Latency
 from kappamask_stream.bench.verdict import verdict_of
 from kappamask_stream.bench.wording import bits_per_s, counted, data, duration, number, percent
 from kappamask_stream.cli.bench_page import WIDTH, page
-from tests.unit.bench_reports import client_level, end_to_end_level, point, report, server_level, with_gpu
+from tests.unit.bench_reports import SETTINGS, client_level, end_to_end_level, point, report, server_level, with_gpu
 
 
 def judged(made: BenchReport) -> BenchReport:
@@ -37,18 +37,52 @@ def test_floors_stand_beside_results_with_their_ratio() -> None:
 
 def test_points_are_in_a_row_each_and_the_best_is_marked() -> None:
     rows = [line.split() for line in page(report()).splitlines() if re.match(r" +\d+ ", line)]
-    assert [row[0] for row in rows] == ["1", "4", "16"]
-    assert rows[2] == ["16", "400", "40.0", "60.0", "80.0", "7.86", "10.0", "1.00", "20.0", "0.50", "1.25", "*"]
+    assert [row[0] for row in rows] == ["1", "4", "32"]
+    assert rows[2] == ["32", "400", "40.0", "60.0", "80.0", "7.86", "10.0", "1.00", "20.0", "0.50", "1.25", "*"]
     assert [row[-1] == "*" for row in rows] == [False, False, True]
 
 
 def test_the_gpu_has_its_own_rows_and_energy_is_a_products() -> None:
     text = page(with_gpu(report()))
     rows = [line.split() for line in text.splitlines() if re.match(r" +\d+ +1 +97 %", line)]
-    assert [row[0] for row in rows] == ["1", "4", "16"]
+    assert [row[0] for row in rows] == ["1", "4", "32"]
     assert rows[-1][-2:] == ["205", "J"]  # 2500 J for 4000 tiles, 328 of them a product
     assert cells(text, "GPU energy a product") == ["625 J"]
     assert "GPU" not in page(report()).replace("whether it has a GPU is unknown", "")
+
+
+def test_gpus_that_were_not_used_are_told_apart() -> None:
+    made = with_gpu(report())
+    assert made.server is not None
+    points = [replace(p, gpu=p.gpu and replace(p.gpu, gpus_named=8)) for p in made.server.points]
+    text = page(replace(made, server=replace(made.server, points=tuple(points))))
+    assert len(re.findall(r"^ +\d+ +1 of 8 +97 %", text, re.MULTILINE)) == 3
+
+
+def test_a_sweep_that_broke_off_has_no_best_and_says_why() -> None:
+    text = page(report(server=server_level(broken_off="8 in flight: it ended", failures=("8 in flight: it ended",))))
+    assert "broke off: 8 in flight: it ended" in text
+    assert text.count("it ended") == 1
+    assert " *" not in text
+    assert "if the client keeps up" not in text
+
+
+def test_where_a_gpu_decodes_cpu_seconds_have_no_ratio() -> None:
+    client = page(report(settings=replace(SETTINGS, decoder="gpu"), end_to_end=None))
+    assert cells(client, "CPU of a product") == ["80 s", "74 s"]
+    assert cells(client, "  without the process's start") == ["79.1 s"]
+    assert "8 cores are enough for 360 products an hour" in client, (
+        "the GPU's 10 s are longer than 79.1 CPU s on 8 cores"
+    )
+
+
+def test_the_start_of_the_process_is_no_part_of_each_product() -> None:
+    assert "8 cores are enough for 364 products an hour" in page(report(end_to_end=None))
+
+
+def test_unknown_memory_is_a_dash() -> None:
+    made = report(client=client_level(peak_rss_bytes=None), end_to_end=end_to_end_level(peak_rss_bytes=None))
+    assert cells(page(made), "peak memory") == ["-"]
 
 
 @pytest.mark.parametrize("left_out", [("server",), ("client",), ("end_to_end",), ("server", "client", "end_to_end")])
@@ -113,8 +147,13 @@ def test_what_is_unknown_is_a_dash() -> None:
         (percent(0.004), "0.4 %"),
         (percent(0), "0 %"),
         (data(4_000_000), "4 MB"),
-        (data(2e18), "2e+03 PB"),
+        (data(2e18), "2,000 PB"),
         (bits_per_s(65_600_000), "525 Mbit/s"),
+        (data(999_700_000), "1 GB"),
+        (bits_per_s(124_970_000), "1 Gbit/s"),
+        (bits_per_s(124_900_000), "999 Mbit/s"),
+        (duration(0.9996), "1 s"),
+        (percent(1e-6), "< 0.1 %"),
         (duration(0.0235), "23.5 ms"),
         (duration(75), "75 s"),
         (counted(1, "core"), "1 core"),

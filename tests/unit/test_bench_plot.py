@@ -13,9 +13,10 @@ from defusedxml import ElementTree
 
 from kappamask_stream.bench.facts import Facts
 from kappamask_stream.bench.plot import plotted
-from kappamask_stream.bench.plot_panels import PANELS
+from kappamask_stream.bench.plot_panels import PANELS, _parts
+from kappamask_stream.bench.types import Latency
 from kappamask_stream.bench.verdict import verdict_of
-from tests.unit.bench_reports import end_to_end_level, point, report, server_level, with_gpu
+from tests.unit.bench_reports import SETTINGS, end_to_end_level, point, report, server_level, with_gpu
 
 if TYPE_CHECKING:
     from kappamask_stream.bench.types import BenchReport
@@ -108,3 +109,16 @@ def test_one_point_and_one_without_tiles_can_be_drawn() -> None:
 
 def test_names_are_no_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "a$b^{$_" in words(replace(SMALL, model="a$b^{$_"), monkeypatch)
+
+
+def test_where_a_gpu_decodes_there_is_no_bar_of_cpu_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "CPU" in words(SMALL, monkeypatch)
+    assert "CPU" not in words(replace(SMALL, settings=replace(SETTINGS, decoder="gpu")), monkeypatch)
+
+
+def test_a_requests_time_is_its_measured_mean() -> None:
+    """Not what follows from requests in flight and rate: with few answers in the interval that is another number."""
+    parts = _parts(point(1, 1000.0))
+    assert sum(parts.values()) == pytest.approx(0.045)
+    assert parts["way and client"] == pytest.approx(0.045 - 0.0315)
+    assert _parts(point(1, latency=Latency(p50_s=0.04, p95_s=0.06, p99_s=0.08))) == {}

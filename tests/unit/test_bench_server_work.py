@@ -31,21 +31,23 @@ sys.stdin.read()
 
 
 def looked(executing_s: float | None, cpu_s: float | None) -> ServerWork:
-    return ServerWork(statistics=Statistics(), executing_s=executing_s, cpu_s=cpu_s)
+    untold = "nobody tells" if executing_s is None else None
+    return ServerWork(statistics=Statistics(executing_s=executing_s or 0.0, untold=untold), cpu_s=cpu_s)
 
 
 def test_shares_are_of_all_instances_together() -> None:
     work = looked(13.0, 20.0).since(looked(10.0, 5.0))
-    assert work.executing_s == 3
+    assert work.statistics.executing_s == 3
     assert work.cpu_s == 15
     assert work.busy(2.0, 3) == 0.5
-    assert work.busy(1.0, 2) == 1  # a batch that was begun before
+    assert work.busy(1.0, 2) == 1.5  # more than there can be: it is not hidden
 
 
 @pytest.mark.parametrize(("now", "before"), [(None, 1.0), (1.0, None), (1.0, 2.0)])
 def test_what_began_anew_or_is_not_told_is_unknown(now: float | None, before: float | None) -> None:
     work = looked(now, now).since(looked(before, before))
-    assert (work.executing_s, work.cpu_s, work.busy(1.0, 1)) == (None, None, None)
+    assert (work.cpu_s, work.busy(1.0, 1)) == (None, None)
+    assert work.statistics.untold is not None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")

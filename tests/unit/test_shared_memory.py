@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
+import json
 import os
+import re
 import subprocess
 import sys
 from collections import namedtuple
@@ -31,6 +33,10 @@ from kappamask_stream.inference.tensors import (
     tensors_in,
     write_tensors,
 )
+from kappamask_stream.server import lease
+from kappamask_stream.server.environment import ServerEnvironment
+from server_models.tritonserver import TritonProcess
+from tests.integration.local_state import wait_until
 from tests.stream.polling import until
 
 if TYPE_CHECKING:
@@ -63,10 +69,10 @@ def region() -> Region:
 # Names and files
 
 
-def test_a_region_is_memory_that_others_find_by_its_name_until_it_is_unlinked() -> None:
+def test_a_region_is_memory_that_others_find_by_its_file_until_it_is_unlinked() -> None:
     region = Region.make(5000)
     try:
-        path = Path("/dev/shm") / region.name
+        path = Path("/dev/shm") / region.file
         assert path.stat().st_size == region.size == 5000
         assert path.stat().st_mode & 0o777 == 0o600
         region.array(100, (2, 3), np.uint16)[:] = 258
@@ -82,7 +88,17 @@ def test_no_two_regions_share_a_name() -> None:
     regions = [Region.make(10) for _ in range(20)]
     for region in regions:
         region.unlink()
-    assert len({region.name for region in regions}) == 20
+    assert len({name for region in regions for name in (region.name, region.file)}) == 40
+
+
+def test_the_file_of_a_region_does_not_tell_its_name_and_both_tell_their_maker(region: Region) -> None:
+    name, file = region.name.rpartition("-"), region.file.rpartition("-")
+    assert name[0] == file[0]
+    assert name[2] != file[2]
+    for digits in (name[2], file[2]):
+        dead = "-".join([*name[0].split("-")[:4], "1", digits])
+        assert is_of_the_dead(dead)
+    assert region.name not in repr(region)
 
 
 def test_only_regions_of_ended_processes_of_this_user_and_namespace_are_of_the_dead(region: Region) -> None:
@@ -108,7 +124,7 @@ def test_files_of_the_dead_are_removed_and_no_others(region: Region) -> None:
         dead.write_bytes(b"")
         remove_abandoned_files()
         assert not dead.exists()
-        assert (Path("/dev/shm") / alive.name).exists()
+        assert (Path("/dev/shm") / alive.file).exists()
     finally:
         alive.unlink()
 
@@ -136,7 +152,12 @@ def test_a_region_whose_pages_cannot_be_had_leaves_no_file(monkeypatch: pytest.M
         Region.make(1_000_000)
 
 
-def test_systems_without_it_say_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_systems_without_it_or_with_too_little_say_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    room = namedtuple("room", "f_blocks f_frsize f_bavail")  # noqa: PYI024 - as os.statvfs gives it
+    for total, said in ((64, "/dev/shm has 64 MiB in all, 256 are needed"), (255, "255 MiB"), (256, ""), (0, "")):
+        monkeypatch.setattr(shared_memory.os, "statvfs", lambda _, total=total: room(total, 2**20, total))
+        assert said in str(lacking())
+        assert (lacking() is None) is (said == "")
     monkeypatch.setattr(shared_memory, "_FOLDER", tmp_path / "missing")
     assert lacking() == f"{tmp_path / 'missing'} is missing or cannot be written"
     monkeypatch.setattr(shared_memory.sys, "platform", "darwin")
@@ -149,7 +170,7 @@ def test_systems_without_it_say_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 async def test_a_filled_region_is_free_when_nobody_holds_any_part_of_it(region: Region) -> None:
     free: list[Region] = []
     filled = FilledRegions(free.append)
-    memory = filled.fill(region)
+    memory = filled.fill(region, asyncio.get_running_loop())
     part = memory[64:128].view(np.uint16).reshape(4, 8)[1:3]
     del memory
     await asyncio.sleep(0)
@@ -164,7 +185,7 @@ async def test_a_filled_region_is_free_when_nobody_holds_any_part_of_it(region: 
 
 async def test_the_same_pixels_are_sent_from_a_region_once_at_a_time(region: Region) -> None:
     filled = FilledRegions(lambda _: None)
-    memory = filled.fill(region)
+    memory = filled.fill(region, asyncio.get_running_loop())
     assert filled.send(region.address, region.size) is region
     assert filled.send(region.address, region.size) is None
     assert filled.take_back(region)
@@ -174,6 +195,49 @@ async def test_the_same_pixels_are_sent_from_a_region_once_at_a_time(region: Reg
     assert filled.send(region.address, region.size) is None
     assert not filled.take_back(region)
     assert memory.size == region.size
+
+
+# The local server's key
+
+
+def test_the_keys_are_hidden_as_soon_as_triton_says_something(tmp_path: Path) -> None:
+    server = TritonProcess(tmp_path, tmp_path)
+    assert not server.hide_keys()
+    server.log_path.write_text("I1126 14:36:29.25 of the run before\n")
+    server._log_bytes = server.log_path.stat().st_size
+    command = [sys.executable, "-c", "input()", f"a:key={server.key}", f"b:key={server.memory_key}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as server.process:
+        seen = Path(f"/proc/{server.process.pid}/cmdline")
+        wait_until(lambda: server.memory_key.encode() in seen.read_bytes(), "the process has its command line")
+        assert not server.hide_keys()
+        with server.log_path.open("a") as log:
+            log.write("tritonserver: /lib/libz.so: no version information available\n")
+            log.flush()
+            assert not server.hide_keys()  # it has not read them yet
+            log.write('W1126 14:36:29.253966 3338 pinned_memory_manager.cc:273] "Unable to"\n')
+        assert server.memory_key.encode() in seen.read_bytes()
+        assert server.hide_keys()
+        assert seen.read_bytes().split(b"\0")[3:5] == [b"a:key=" + b"*" * 32, b"b:key=" + b"*" * 32]
+
+
+async def test_a_supervisor_of_a_version_without_a_key_is_no_obstacle(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        ready = {"event": "ready", "grpc": "127.0.0.1:1", "metrics": "m", "model": "null_l2a", "log": "log"}
+        writer.write(json.dumps(ready).encode() + b"\n")
+        await reader.read()
+        writer.close()
+
+    monkeypatch.setattr(ServerEnvironment, "require", lambda _: None)
+    monkeypatch.setattr(lease, "state_folder", lambda _: tmp_path)
+    tmp_path.chmod(0o700)
+    async with (
+        await asyncio.start_unix_server(answer, tmp_path / "lease.sock"),
+        lease.lease_local_server(model="null_l2a", env=tmp_path) as leased,
+    ):
+        assert (leased.grpc_address, leased.memory_key) == ("127.0.0.1:1", None)
 
 
 # Tensors
@@ -253,18 +317,44 @@ def test_pixels_without_a_region_have_the_shapes_of_the_contract(kappamask_contr
 
 @pytest.mark.parametrize(
     ("kind", "shape"),
-    [("UINT8", (1, 256, 255)), ("UINT8", (256, 256)), ("INT8", (1, 256, 256)), ("UINT8", (2, 256, 256))],
+    [
+        ("UINT8", (1, 256, 255)),
+        ("UINT8", (256, 256)),
+        ("INT8", (1, 256, 256)),
+        ("UINT8", (2, 256, 256)),
+        ("BYTES", (1, 256, 256)),
+    ],
 )
-def test_an_answer_of_another_shape_in_shared_memory_is_refused(
+def test_an_answer_of_another_type_or_shape_is_refused(
     csmask_contract: ModelContract, kind: str, shape: tuple[int, ...]
 ) -> None:
     layout = TileLayout.of(csmask_contract, probabilities=False)
     region = Region.make(layout.nbytes)
     region.unlink()
     answer = service_pb2.ModelInferResponse()
-    assert tensors_in(answer, layout, region) == {"LABELS": None}
+    for place in (region, None):
+        assert tensors_in(answer, layout, place) == {"LABELS": None}
     answer.outputs.add(name="LABELS", datatype=kind, shape=shape)
-    with pytest.raises(ValueError, match=f"LABELS is .*{kind}.* in shared memory"):
+    said = re.escape(f"LABELS is {kind} {list(shape)}, not UINT8 [1, 256, 256]")
+    with pytest.raises(ValueError, match=said):
+        tensors_in(answer, layout, region)
+    answer.raw_output_contents.append(b"\xff" * 70_000)
+    with pytest.raises(ValueError, match=said):
+        tensors_in(answer, layout, None)
+
+
+def test_tensors_that_come_in_the_answer_are_not_looked_for_in_shared_memory(csmask_contract: ModelContract) -> None:
+    """What is in the region then is of an earlier tile."""
+    layout = TileLayout.of(csmask_contract, probabilities=True)
+    region = Region.make(layout.nbytes)
+    region.unlink()
+    answer = service_pb2.ModelInferResponse()
+    for place in layout.outputs:
+        answer.outputs.add(name=place.name, datatype="UINT8", shape=place.shape)
+    answer.raw_output_contents.extend([b"", b""])
+    assert set(tensors_in(answer, layout, region)) == {"LABELS", "PROBABILITIES"}
+    answer.raw_output_contents[1] = bytes(layout.outputs[1].nbytes)
+    with pytest.raises(ValueError, match="not in shared memory as asked"):
         tensors_in(answer, layout, region)
 
 
