@@ -105,19 +105,16 @@ class Connection:
         security = security or Security()
         security.check(endpoint)
         arguments = channel_arguments(infer_timeout_s)
-        # One for all: gRPC has channels with the same credentials and arguments share connections, so what one of them
-        # learns of a server behind a balancer holds for the other.
-        credentials = security.credentials() if endpoint.tls else None
-        channel = _channel(endpoint, security, credentials, arguments)
+        channel = _channel(endpoint, security, arguments)
         memory = RegionPool(channel, endpoint, wanted=shared_memory, key=memory_key, timeout_s=infer_timeout_s)
         one = channel
         if not endpoint.is_one_server:
-            one = _channel(endpoint, security, credentials, channel_arguments(infer_timeout_s, balanced=False))
+            one = _channel(endpoint, security, channel_arguments(infer_timeout_s, balanced=False))
         return cls(
             endpoint=endpoint,
             security=security,
             channel=channel,
-            infer=_model_infer(endpoint, security, credentials, arguments),
+            infer=_model_infer(endpoint, security, arguments),
             memory=memory,
             one=one,
             files=security.digest(),
@@ -175,27 +172,18 @@ class Connection:
             await self.one.close()
 
 
-def _channel(
-    endpoint: Endpoint,
-    security: Security,
-    credentials: grpc.ChannelCredentials | None,
-    arguments: list[tuple[str, int | str]],
-) -> InferenceServerClient:
+def _channel(endpoint: Endpoint, security: Security, arguments: list[tuple[str, int | str]]) -> InferenceServerClient:
+    credentials = security.credentials() if endpoint.tls else None
     channel = InferenceServerClient(endpoint.target, creds=credentials, channel_args=arguments)
     if security.token_file is not None:
         channel.register_plugin(BearerToken(security.token_file))
     return channel
 
 
-def _model_infer(
-    endpoint: Endpoint,
-    security: Security,
-    credentials: grpc.ChannelCredentials | None,
-    arguments: list[tuple[str, int | str]],
-) -> ModelInfer:
-    """Open a channel for tiles."""
-    if credentials is not None:
-        channel = grpc.aio.secure_channel(endpoint.target, credentials, options=arguments)
+def _model_infer(endpoint: Endpoint, security: Security, arguments: list[tuple[str, int | str]]) -> ModelInfer:
+    """Open a channel for tiles; gRPC has it share the connections of one with the same arguments, but not with TLS."""
+    if endpoint.tls:
+        channel = grpc.aio.secure_channel(endpoint.target, security.credentials(), options=arguments)
     else:
         channel = grpc.aio.insecure_channel(endpoint.target, options=arguments)
     return ModelInfer(channel, None if security.token_file is None else BearerToken(security.token_file))

@@ -12,7 +12,7 @@ from tritonclient.utils import InferenceServerException
 
 from kappamask_stream.contract import PARAMETER_KEY, ModelContract
 from kappamask_stream.errors import ContractError, InferenceTimeoutError, ServerError, ServerUnavailableError
-from kappamask_stream.inference.grpc_errors import translated
+from kappamask_stream.inference.grpc_errors import closed, translated
 from kappamask_stream.inference.token import without_token
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def is_not_served(error: BaseException | None) -> bool:
 async def _config(channel: InferenceServerClient, endpoint: str, model: str) -> Any:
     try:
         answer = await channel.get_model_config(model, client_timeout=CONTROL_TIMEOUT_S)
+    except grpc.aio.UsageError as error:
+        raise translated(closed(), endpoint, CONTROL_TIMEOUT_S) from error
     except InferenceServerException as caught:
         error = without_token(caught, channel.plugin())
         meaning = translated(error, endpoint, CONTROL_TIMEOUT_S)
