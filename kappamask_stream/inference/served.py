@@ -84,8 +84,8 @@ def is_not_served(error: BaseException | None) -> bool:
 async def _config(channel: InferenceServerClient, endpoint: str, model: str) -> Any:
     try:
         answer = await channel.get_model_config(model, client_timeout=CONTROL_TIMEOUT_S)
-    except grpc.aio.UsageError as error:
-        raise translated(closed(), endpoint, CONTROL_TIMEOUT_S) from error
+    except grpc.aio.UsageError as misuse:
+        raise translated(closed(), endpoint, CONTROL_TIMEOUT_S) from misuse
     except InferenceServerException as caught:
         error = without_token(caught, channel.plugin())
         meaning = translated(error, endpoint, CONTROL_TIMEOUT_S)
