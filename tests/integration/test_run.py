@@ -391,7 +391,7 @@ def test_interrupted_in_the_middle_it_leaves_nothing(
     ended = one.end()
     assert ended.code in codes
     assert ended.out == ""
-    assert f"{signals[0].name}: stopping" in ended.err
+    assert f"{signal.Signals(ended.code - 128).name}: stopping" in ended.err
     assert "Traceback" not in ended.err
     assert files_in(tmp_path / "out") == []
 
