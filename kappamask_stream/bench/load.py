@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
-import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kappamask_stream.bench.closed_loop import ClosedLoop, percentile
 from kappamask_stream.bench.lag import measured_lag
@@ -105,8 +104,8 @@ async def serve(pipe: Pipe) -> None:
 
 
 async def main() -> None:
-    """Speak with the parent through standard input and output; whatever else is printed goes to standard error."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    """Send what the parent asks for, until it ends."""
+    task = asyncio.current_task()
     assert task is not None  # noqa: S101 - for the type checker
     this_task = task
 
@@ -118,16 +117,11 @@ async def main() -> None:
             this_task.cancel()
             return super().eof_received()
 
-    outgoing = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
-    incoming: Any = os.fdopen(os.dup(0), "rb", buffering=0)
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: Orders(reader), incoming)
-    writer, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, outgoing)
+    pipe = await Pipe.to_parent(Orders)
     try:
-        await serve(Pipe(reader, writer))
+        await serve(pipe)
     finally:
-        writer.close()
+        pipe.close()
 
 
 if __name__ == "__main__":

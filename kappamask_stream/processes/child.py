@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import itertools
-import os
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kappamask_stream.models import ModelPool
 from kappamask_stream.processes.messages import (
@@ -207,20 +206,15 @@ async def serve(pipe: Pipe) -> None:
 
 
 async def _serve_standard_pipes() -> None:
-    """Speak with the parent through standard input and output; whatever else is printed goes to standard error."""
+    """Mask what the parent sends, until it ends or SIGTERM comes."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101 - for the type checker
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    outgoing = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
-    reader = asyncio.StreamReader()
-    incoming: Any = os.fdopen(os.dup(0), "rb", buffering=0)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), incoming)
-    writer, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, outgoing)
+    pipe = await Pipe.to_parent()
     try:
-        await serve(Pipe(reader, writer))
+        await serve(pipe)
     finally:
-        writer.close()
+        pipe.close()
 
 
 def main() -> None:

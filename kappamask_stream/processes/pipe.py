@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _LENGTH_BYTES = 4
 
@@ -19,6 +23,24 @@ class Pipe:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.WriteTransport) -> None:
         self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def to_parent(
+        cls, protocol: Callable[[asyncio.StreamReader], asyncio.StreamReaderProtocol] = asyncio.StreamReaderProtocol
+    ) -> Self:
+        """Speak with the parent through standard input and output; whatever else is printed goes to standard error.
+
+        Parameters
+        ----------
+        protocol : feeds the reader, and may do more when the parent has gone.
+        """
+        loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
+        outgoing = os.fdopen(os.dup(1), "wb", buffering=0)
+        os.dup2(2, 1)
+        incoming: Any = os.fdopen(os.dup(0), "rb", buffering=0)
+        await loop.connect_read_pipe(lambda: protocol(reader), incoming)
+        writer, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, outgoing)
+        return cls(reader, writer)
 
     @property
     def backlog(self) -> int:
