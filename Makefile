@@ -19,11 +19,15 @@ WEIGHTS ?=
 PARTS ?=
 PRODUCTS ?= 300
 WORKERS ?= 3
+RUNS ?= 1000000
+SECONDS ?= 3600
+MINUTES ?= 30
+TARGETS ?=
 # Tests run side by side, each file in one process; every process has servers of its own.
 JOBS ?= 2
 KAPPAMASK := $(if $(WEIGHTS),--weights $(WEIGHTS))
 
-.PHONY: help demo test lint bench bench-sources bench-decode bench-transport bench-scaling full soak sbom audit server-env stores-env stac-schemas clean
+.PHONY: help demo test lint bench bench-sources bench-decode bench-transport bench-scaling full soak faults fuzz load sbom audit server-env stores-env stac-schemas clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -81,6 +85,17 @@ full: server-env  ## a full-size product against its labels, or with WEIGHTS aga
 
 soak: server-env stores-env  ## the worker under fire: PRODUCTS=300 small products, WORKERS=3, random kills
 	$(BIN)/python benchmarks/soak/run.py --products $(PRODUCTS) --workers $(WORKERS)
+
+faults: server-env stores-env  ## inject every fault as often as docs/reliability.md says, and print what came of it
+	FAULTS=full FAULT_TABLE=bench-output/faults.json $(BIN)/python -m pytest -m fault -n $(JOBS) --dist loadfile
+
+# Coverage-guided: a parser is done after RUNS inputs, or SECONDS.
+fuzz: $(BIN)/.installed  ## fuzz what parses outside bytes (RUNS=1000000 inputs each, at most SECONDS=3600; TARGETS="jp2_index zip")
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints/client.txt -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.run --runs $(RUNS) --seconds $(SECONDS) --jobs $(JOBS) $(TARGETS)
+
+load: server-env  ## 8 clients on one server whose queue stays full (MINUTES=30): failures, growth, fairness, priority
+	$(BIN)/python benchmarks/load/run.py --minutes $(MINUTES)
 
 # Tools that look at what the other environments hold.
 $(AUDIT)/.installed: constraints/audit.txt

@@ -111,6 +111,17 @@ class MaskingSettings(BaseSettings):
         description="What decodes JPEG 2000: OpenJPEG on the CPU, or nvJPEG2000 on an NVIDIA GPU of this machine.",
         json_schema_extra={"flag": "--decoder"},
     )
+    priority: Literal["interactive", "backlog"] | None = Field(
+        default=None,
+        description="Lane on the server: tiles of the backlog wait while it has tiles of interactive clients.",
+        json_schema_extra={"flag": "--priority", "default": "interactive for `run`, backlog for `worker`"},
+    )
+    canary_s: float = Field(
+        default=600.0,
+        ge=0,
+        description="Seconds between checks that the server still answers a tile whose mask is known; 0 checks on "
+        "connecting only.",
+    )
     infer_timeout_s: float = Field(default=120.0, gt=0, description="Seconds after which a request counts as lost.")
     server_wait_s: float = Field(
         default=120.0, ge=0, description="Seconds for which an endpoint that does not answer is tried again."

@@ -10,15 +10,19 @@ import pytest
 from hypothesis import settings
 
 from kappamask_stream.contract import BandGroup, MaskClass, ModelContract
+from tests.fault_table import fault, pytest_runtest_makereport, pytest_terminal_summary
 from tests.integration.queue_servers import queue_server, served_queue, served_topic
 from tests.integration.s3_servers import aws_environment, moto_store, rclone_store, stores_env
 from tests.integration.session import csmask_address, session_server
 
-#: Fixtures for tests of all stages: one real Triton, two S3 stores.
+#: Fixtures for tests of all stages: one real Triton, two S3 stores, the record of injected faults.
 __all__ = [
     "aws_environment",
     "csmask_address",
+    "fault",
     "moto_store",
+    "pytest_runtest_makereport",
+    "pytest_terminal_summary",
     "queue_server",
     "rclone_store",
     "served_queue",

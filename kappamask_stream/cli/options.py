@@ -215,6 +215,15 @@ Decoder = Annotated[
         "--decoder", help="Decode JPEG 2000 with OpenJPEG, or on an NVIDIA GPU. [default: cpu]", rich_help_panel=SERVER
     ),
 ]
+Priority = Annotated[
+    Literal["interactive", "backlog"] | None,
+    typer.Option(
+        "--priority",
+        help="Lane on the server: tiles of the backlog wait for those of interactive clients. [default: interactive "
+        "for run, backlog for worker]",
+        rich_help_panel=SERVER,
+    ),
+]
 S3Endpoint = Annotated[
     str | None,
     typer.Option(

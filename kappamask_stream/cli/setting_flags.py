@@ -26,6 +26,7 @@ MASKING_FLAGS: FlagGroup = {
     "processes": given.Processes,
     "shared_memory": given.SharedMemory,
     "decoder": given.Decoder,
+    "priority": given.Priority,
     "s3_endpoint": given.S3Endpoint,
     "s3_region": given.S3Region,
     "s3_profile": given.S3Profile,

@@ -127,7 +127,7 @@ class InferenceClient(Protocol):
         ...
 
     async def batch_sizes(self) -> BatchSizes:
-        """Take a snapshot of the server's count of executions by batch size."""
+        """Take a snapshot of the server's count of executions by batch size; it counts them after it has answered."""
         ...
 
     async def aclose(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 from kappamask_stream.inference import BatchSizes, InferResult, TritonClient
 from tests.golden.conftest import Answers, GoldenModels
 from tests.golden.golden_tiles import TILES, GoldenTile, agreement, difference, per_channel
+from tests.integration.counted import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -161,7 +162,7 @@ def test_tiles_in_a_batch_are_answered_as_alone_bit_for_bit(
             before = await client.batch_sizes()
             requests = [GoldenTile(golden_dir, name).request(client.contract) for name in TILES]
             answers = await asyncio.gather(*(client.infer(request) for request in requests))
-            return answers, (await client.batch_sizes()).since(before)
+            return answers, await counted(client, before, len(TILES))
 
     together, sizes = asyncio.run(infer())
     print(f"batches of six tiles: {sizes.counts}")

@@ -16,6 +16,7 @@ from kappamask_stream.inference import (
     TritonClient,
     infer_with_retry,
 )
+from tests.integration.counted import counted
 
 if TYPE_CHECKING:
     from tests.integration.session import SessionServer
@@ -45,7 +46,7 @@ async def closed_loop(client: TritonClient, tiles: int) -> BatchSizes:
     )
     assert window.in_flight == 0
     assert window.limit == window.maximum, "nothing was turned away"
-    return (await client.batch_sizes()).since(before)
+    return await counted(client, before, tiles)
 
 
 @pytest.mark.parametrize(("model", "tiles"), [("null_l2a", 160), ("csmask_l2a", 48)])
@@ -67,4 +68,4 @@ async def test_one_tile_at_a_time_is_one_batch_each(session_server: SessionServe
         before = await client.batch_sizes()
         for seed in range(5):
             await client.infer(request_for(client, seed))
-        assert (await client.batch_sizes()).since(before) == BatchSizes(counts={1: 5})
+        assert await counted(client, before, 5) == BatchSizes(counts={1: 5})

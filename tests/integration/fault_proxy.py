@@ -1,0 +1,160 @@
+"""A TCP proxy that injects faults between a client and a real server: the network on a bad day.
+
+It runs in a thread of its own with an event loop of its own, so that tests of commands in other processes use it, too.
+Its attributes may be changed while connections are open; they hold for bytes that pass from then on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from typing import TYPE_CHECKING, Self, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+_T = TypeVar("_T")
+_CHUNK = 1 << 16
+#: With this a close sends RST: a cable that is cut, a process that died, not a polite end.
+_RESET = struct.pack("ii", 1, 0)
+
+
+class FaultProxy:
+    """Use as a context manager.
+
+    Attributes
+    ----------
+    address : ``127.0.0.1:PORT``.
+    latency_s : added to every chunk, either way.
+    bytes_per_s : of each connection and direction; None is no limit.
+    refuses : True resets new connections at once.
+    cut_after : bytes from the server after which a connection is reset; None never.
+    corrupt : changes bytes on their way; is given ``to_server`` and a chunk.
+    connections, cuts, corrupted, passed : counts of connections, of connections that were reset, of chunks that were
+        changed, and of bytes that passed.
+    """
+
+    def __init__(self, server: str) -> None:
+        host, _, port = server.rpartition(":")
+        self._server = (host, int(port))
+        self.latency_s = 0.0
+        self.bytes_per_s: float | None = None
+        self.refuses = False
+        self.cut_after: int | None = None
+        self.corrupt: Callable[[bool, bytes], bytes] | None = None
+        self.connections = self.cuts = self.corrupted = self.passed = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        # The mutable state below belongs to the loop's thread.
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._open: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: asyncio.Server | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._listener = self._do(self._listen())
+        self.address = "{}:{}".format(*self._listener.sockets[0].getsockname())
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._do(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def cut(self) -> int:
+        """Reset all connections that are open; return how many."""
+        return self._do(self._cut())
+
+    def stall(self) -> None:
+        """Pass nothing on, and keep connections open, until `go_on`."""
+        self._loop.call_soon_threadsafe(self._flowing.clear)
+
+    def go_on(self) -> None:
+        """End a stall; what was held back passes."""
+        self._loop.call_soon_threadsafe(self._flowing.set)
+
+    def _do(self, work: Coroutine[object, object, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    async def _listen(self) -> asyncio.Server:
+        return await asyncio.start_server(self._accept, "127.0.0.1", 0)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            if self.refuses:
+                self._reset(writer)
+                return
+            await self._serve(reader, writer)
+        except asyncio.CancelledError:
+            pass  # the proxy ends
+        finally:
+            self._tasks.discard(task)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            server_reader, server_writer = await asyncio.open_connection(*self._server)
+        except OSError:
+            self._reset(writer)
+            return
+        both = {writer, server_writer}
+        self._open |= both
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pass_on(reader, server_writer, to_server=True))
+                group.create_task(self._pass_on(server_reader, writer, to_server=False))
+        finally:
+            self._open -= both
+            for one in both:
+                one.transport.abort()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_server: bool) -> None:
+        passed = 0
+        with contextlib.suppress(OSError):
+            while data := await reader.read(_CHUNK if self.bytes_per_s is None else max(1, int(self.bytes_per_s / 10))):
+                await asyncio.sleep(self.latency_s)
+                if self.bytes_per_s is not None:
+                    await asyncio.sleep(len(data) / self.bytes_per_s)
+                await self._flowing.wait()
+                if self.cut_after is not None and not to_server and passed + len(data) > self.cut_after:
+                    writer.write(data[: self.cut_after - passed])
+                    await writer.drain()
+                    self._reset(writer)
+                    return
+                if self.corrupt is not None and (changed := self.corrupt(to_server, data)) != data:
+                    self.corrupted += 1
+                    data = changed
+                writer.write(data)
+                await writer.drain()
+                passed += len(data)
+                self.passed += len(data)
+            writer.write_eof()
+
+    def _reset(self, writer: asyncio.StreamWriter) -> None:
+        self.cuts += 1
+        with contextlib.suppress(OSError):
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        writer.transport.abort()
+
+    async def _cut(self) -> int:
+        held = list(self._open)
+        for writer in held:
+            self._reset(writer)
+        return len(held) // 2
+
+    async def _close(self) -> None:
+        assert self._listener is not None
+        self._listener.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._listener.wait_closed()
