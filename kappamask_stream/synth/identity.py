@@ -13,18 +13,45 @@ from rasterio.warp import transform
 from kappamask_stream.synth.scene import Level, Scene
 from kappamask_stream.synth.sun import sun_angles
 
-#: Latitude band Z is not used by the military grid: no real product is ever called so.
-TILE_ID = "T32ZZZ"
-EPSG = 32632
-#: Upper-left corner in metres: south-west Germany, so that the sun's angles are those of a real place.
-ULX, ULY = 399960, 5300040
 SATELLITE, BASELINE, RELATIVE_ORBIT = "S2A", "05.11", 22
 #: Resolutions of the products, metres.
 RESOLUTIONS = (10, 20, 60)
 
 _FIRST_SENSING = datetime(2024, 8, 20, 10, 10, 31, tzinfo=UTC)
 _DAYS = 45
+_PROCESSING = timedelta(hours=3, minutes=49, seconds=29)
 _FIRST_ABSOLUTE_ORBIT, _ORBITS_PER_DAY = 47868, 14.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a product lies.
+
+    Attributes
+    ----------
+    tile_id : Latitude band Z is not used by the military grid: no real product is ever called so.
+    epsg : 32601 to 32660 (north) and 32701 to 32760 (south): UTM zones.
+    ulx, uly : upper-left corner, metres. By default in south-west Germany, so that the sun's angles are those of a
+        real place.
+    """
+
+    tile_id: str = "T32ZZZ"
+    epsg: int = 32632
+    ulx: int = 399960
+    uly: int = 5300040
+
+    @property
+    def zone(self) -> int:
+        """Number of the UTM zone, 1 to 60."""
+        return self.epsg % 100
+
+    @property
+    def is_north(self) -> bool:
+        """True north of the equator."""
+        return self.epsg < 32700  # noqa: PLR2004 - EPSG's own numbers
+
+
+SYNTHETIC = Place()
 
 
 @dataclass(frozen=True)
@@ -36,27 +63,30 @@ class Identity:
     level : ``L1C`` or ``L2A``.
     size : height and width in 10 m pixels.
     seed : of the scene; also decides the day (20 August to 3 October 2024) and so where the sun stands.
+    place : where it lies.
     """
 
     level: Level
     size: int
     seed: int
+    place: Place = SYNTHETIC
 
     @property
     def sensing(self) -> datetime:
-        """Start of the data take, UTC."""
-        return _FIRST_SENSING + timedelta(days=self.seed % _DAYS)
+        """Start of the data take, UTC: about 10:30 by the sun."""
+        earlier = timedelta(minutes=24 * (self.place.zone - SYNTHETIC.zone))
+        return _FIRST_SENSING + timedelta(days=self.seed % _DAYS) - earlier
 
     @property
     def created(self) -> datetime:
         """Time in the product's discriminator, UTC: another one for each seed of a day."""
-        return self.sensing.replace(hour=14, minute=0, second=0) + timedelta(seconds=self.seed // _DAYS % 36000)
+        return self.sensing + _PROCESSING + timedelta(seconds=self.seed // _DAYS % 36000)
 
     @property
     def product(self) -> str:
         """Name of the product without ``.SAFE``."""
         baseline, sensing, created = BASELINE.replace(".", ""), compact(self.sensing), compact(self.created)
-        return f"{SATELLITE}_MSI{self.level}_{sensing}_N{baseline}_R{RELATIVE_ORBIT:03d}_{TILE_ID}_{created}"
+        return f"{SATELLITE}_MSI{self.level}_{sensing}_N{baseline}_R{RELATIVE_ORBIT:03d}_{self.place.tile_id}_{created}"
 
     @property
     def absolute_orbit(self) -> int:
@@ -66,12 +96,12 @@ class Identity:
     @property
     def granule(self) -> str:
         """Name of the folder under GRANULE."""
-        return f"{self.level}_{TILE_ID}_A{self.absolute_orbit:06d}_{compact(self.sensing)}"
+        return f"{self.level}_{self.place.tile_id}_A{self.absolute_orbit:06d}_{compact(self.sensing)}"
 
     @property
     def prefix(self) -> str:
         """Beginning of every image file's name."""
-        return f"{TILE_ID}_{compact(self.sensing)}"
+        return f"{self.place.tile_id}_{compact(self.sensing)}"
 
     def image_path(self, band: str, gsd_m: int) -> str:
         """Return the path of an image file inside the product, without ``.jp2``."""
@@ -87,18 +117,19 @@ class Identity:
 
     def transform(self, gsd_m: float) -> Affine:
         """Return the affine transform of a resolution, metres."""
-        return Affine(gsd_m, 0, ULX, 0, -gsd_m, ULY)
+        return Affine(gsd_m, 0, self.place.ulx, 0, -gsd_m, self.place.uly)
 
     @cached_property
     def footprint(self) -> tuple[tuple[float, float], ...]:
         """Latitude and longitude of the corners: upper left, upper right, lower right, lower left, degrees."""
-        right, bottom = ULX + 10 * self.size, ULY - 10 * self.size
-        return self._geographic([ULX, right, right, ULX], [ULY, ULY, bottom, bottom])
+        left, top = self.place.ulx, self.place.uly
+        right, bottom = left + 10 * self.size, top - 10 * self.size
+        return self._geographic([left, right, right, left], [top, top, bottom, bottom])
 
     @cached_property
     def sun(self) -> tuple[float, float]:
         """Zenith and azimuth of the sun at the centre, degrees: in the metadata, and what casts the shadows."""
-        ((latitude, longitude),) = self._geographic([ULX + 5 * self.size], [ULY - 5 * self.size])
+        ((latitude, longitude),) = self._geographic([self.place.ulx + 5 * self.size], [self.place.uly - 5 * self.size])
         zenith, azimuth = sun_angles(self.sensing, latitude, longitude)
         return round(zenith, 6), round(azimuth, 6)
 
@@ -107,9 +138,8 @@ class Identity:
         zenith, azimuth = self.sun
         return Scene(seed=self.seed, size=self.size, level=self.level, sun_zenith_deg=zenith, sun_azimuth_deg=azimuth)
 
-    @staticmethod
-    def _geographic(eastings: list[float], northings: list[float]) -> tuple[tuple[float, float], ...]:
-        longitudes, latitudes = transform(CRS.from_epsg(EPSG), CRS.from_epsg(4326), eastings, northings)[:2]
+    def _geographic(self, eastings: list[float], northings: list[float]) -> tuple[tuple[float, float], ...]:
+        longitudes, latitudes = transform(CRS.from_epsg(self.place.epsg), CRS.from_epsg(4326), eastings, northings)[:2]
         return tuple(zip(latitudes, longitudes, strict=True))
 
 

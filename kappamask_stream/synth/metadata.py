@@ -7,13 +7,9 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream.synth.identity import (
     BASELINE,
-    EPSG,
     RELATIVE_ORBIT,
     RESOLUTIONS,
     SATELLITE,
-    TILE_ID,
-    ULX,
-    ULY,
     compact,
     utc,
 )
@@ -176,7 +172,8 @@ def tile_metadata(identity: Identity, content: Content) -> str:
     """Return MTD_TL.xml: identifiers, grid, sun and viewing angles, what the tile shows."""
     digits = identity.level[1:]
     zenith, azimuth = identity.sun
-    zone = EPSG % 100
+    place = identity.place
+    zone = f"{place.zone}{'N' if place.is_north else 'S'}"
     sizes = _lines(
         f"""      <Size resolution="{gsd}">
         <NROWS>{identity.size * 10 // gsd}</NROWS>
@@ -186,8 +183,8 @@ def tile_metadata(identity: Identity, content: Content) -> str:
     )
     positions = _lines(
         f"""      <Geoposition resolution="{gsd}">
-        <ULX>{ULX}</ULX>
-        <ULY>{ULY}</ULY>
+        <ULX>{place.ulx}</ULX>
+        <ULY>{place.uly}</ULY>
         <XDIM>{gsd}</XDIM>
         <YDIM>-{gsd}</YDIM>
       </Geoposition>"""
@@ -220,8 +217,8 @@ S2_PDI_Level-{digits}_Tile_Metadata.xsd">
   </n1:General_Info>
   <n1:Geometric_Info>
     <Tile_Geocoding metadataLevel="Brief">
-      <HORIZONTAL_CS_NAME>WGS84 / UTM zone {zone}N</HORIZONTAL_CS_NAME>
-      <HORIZONTAL_CS_CODE>EPSG:{EPSG}</HORIZONTAL_CS_CODE>
+      <HORIZONTAL_CS_NAME>WGS84 / UTM zone {zone}</HORIZONTAL_CS_NAME>
+      <HORIZONTAL_CS_CODE>EPSG:{place.epsg}</HORIZONTAL_CS_CODE>
 {sizes}
 {positions}
     </Tile_Geocoding>
@@ -303,7 +300,7 @@ def _identifier(identity: Identity, level: str, kind: str) -> str:
     stem = f"{SATELLITE}_OPER_MSI_{level}_{kind}_SYNT_{compact(identity.created)}"
     if kind == "DS":
         return f"{stem}_S{compact(identity.sensing)}_N{BASELINE}"
-    return f"{stem}_A{identity.absolute_orbit:06d}_{TILE_ID}_N{BASELINE}"
+    return f"{stem}_A{identity.absolute_orbit:06d}_{identity.place.tile_id}_N{BASELINE}"
 
 
 def _datatake(identity: Identity) -> str:

@@ -16,7 +16,7 @@ from rasterio.windows import Window as RasterWindow
 
 from kappamask_stream.errors import OutputError, UsageError
 from kappamask_stream.grid import Window
-from kappamask_stream.synth.identity import EPSG, RESOLUTIONS, Identity
+from kappamask_stream.synth.identity import RESOLUTIONS, SYNTHETIC, Identity, Place
 from kappamask_stream.synth.jp2 import ImageSpec, StagedImage
 from kappamask_stream.synth.manifest import manifest
 from kappamask_stream.synth.metadata import Content, product_metadata, tile_metadata
@@ -78,6 +78,7 @@ def write_product(
     level: Level = "L2A",
     size: int = 2304,
     seed: int = 0,
+    place: Place = SYNTHETIC,
     on_progress: Callable[[str, int, int], None] | None = None,
     overwrite: bool = False,
 ) -> SynthResult:
@@ -92,6 +93,7 @@ def write_product(
     level : ``L1C`` or ``L2A``.
     size : height and width in 10 m pixels, a multiple of 6.
     seed : 0 or more; decides the scene and its day.
+    place : where it lies.
     on_progress : called with what is being done, how much is done, and of how much.
     overwrite : True replaces a product of the same name.
 
@@ -103,7 +105,7 @@ def write_product(
         If it cannot be written.
     """
     check_request(level, size, seed)
-    identity = Identity(level, size, seed)
+    identity = Identity(level, size, seed, place)
     result = SynthResult(product=dest / f"{identity.product}.SAFE", truth=dest / f"{identity.product}_truth_10m.tif")
     for path in (result.product, result.truth):
         if path.exists() and not overwrite:
@@ -175,7 +177,7 @@ def _image_specs(identity: Identity, product: Path) -> dict[tuple[str, int], Ima
             gsd_m=gsd,
             count=3 if band == "TCI" else 1,
             dtype="uint8" if band in {"TCI", "SCL"} else "uint16",
-            epsg=EPSG,
+            epsg=identity.place.epsg,
             transform=identity.transform(gsd),
         )
         for band, gsd in sorted(keys, key=lambda key: (key[1], key[0] != "TCI", key[0]))
@@ -277,7 +279,7 @@ def _open_truth(identity: Identity, path: Path) -> Any:
         height=identity.size,
         count=1,
         dtype="uint8",
-        crs=f"EPSG:{EPSG}",
+        crs=f"EPSG:{identity.place.epsg}",
         transform=identity.transform(10),
         tiled=True,
         blockxsize=512,
