@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import ssl
 import struct
 import threading
 import urllib.parse
@@ -19,6 +20,8 @@ from xml.sax.saxutils import escape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from tests.integration.tls_files import Pair
 
 PATIENCE_S = 60.0
 _PIECE = 16 * 1024
@@ -71,6 +74,10 @@ class Request:
 class FaultyS3:
     """Use as a context manager.
 
+    Parameters
+    ----------
+    tls : certificate and key, where it speaks HTTPS.
+
     Attributes
     ----------
     endpoint : its URL.
@@ -82,7 +89,7 @@ class FaultyS3:
     at_once : requests that are not answered yet.
     """
 
-    def __init__(self, objects: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, objects: Mapping[str, bytes] | None = None, *, tls: Pair | None = None) -> None:
         self.objects = dict(objects or {})
         self.faults: deque[Fault] = deque()
         self.accept: Callable[[Request], bool] = lambda _: True
@@ -94,7 +101,14 @@ class FaultyS3:
         self._counting = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.store = self
-        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if tls is not None:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(tls.certificate, tls.key)
+            # Shaken hands with in the connection's own thread.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self.endpoint = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
     def __enter__(self) -> Self:
@@ -136,6 +150,9 @@ def etag(data: bytes) -> str:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     store: FaultyS3
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that breaks off is what tests want."""
 
 
 class _Handler(BaseHTTPRequestHandler):
