@@ -58,23 +58,26 @@ async def publish(files: Sequence[tuple[Path, Sequence[bytes] | Path]], *, stale
     it, all files get their names before the cancellation goes on. Several may write the same names at once: the files
     of one of them stay.
 
+    A process that is killed between two renames leaves the earlier ones done: what must not stand beside new files
+    belongs into `stale`.
+
     Parameters
     ----------
     files : path and content of each: bytes in pieces, or a scratch file, which is moved (from another file system:
         copied) and gone afterwards.
-    stale : removed in the moment of the first rename; those of `files` are not touched.
+    stale : taken away in this order before the first rename, and brought back where one fails; also files that are
+        to be replaced by some of `files`.
 
     Raises
     ------
     OutputError
         Naming the path, the bytes needed by all files, the bytes free, and the remedy.
     """
-    given = {path for path, _ in files}
     writer = f"{platform.node()}.{os.getpid()}.{_RUN}-{next(_WRITERS)}"
-    steps = [_step(path, writer, None) for path in stale if path not in given]
+    steps = [_step(path, writer, None) for path in stale]
     steps += [_step(path, writer, content) for path, content in files]
-    needed = sum([await in_thread(None, _size, content) for _, content in files])
     try:
+        needed = await in_thread(None, _needed, steps)
         await in_thread(None, _write_all, steps, needed)
         await in_thread(None, _rename_all, steps, needed)
     finally:
@@ -154,7 +157,7 @@ def _rename(step: _Step, undo: ExitStack, *, is_last: bool) -> None:
     if step.content is None:
         if step.path.is_file():
             step.path.replace(step.old)
-            undo.callback(_bring_back, step)
+            undo.callback(_restore, step)
         return
     if step.path.is_dir():  # moving it aside would succeed
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(step.path))
@@ -168,8 +171,11 @@ def _rename(step: _Step, undo: ExitStack, *, is_last: bool) -> None:
 def _bring_back(step: _Step) -> None:
     if not step.old.exists():
         _remove(step.path)
-        return
-    with suppress(OSError):
+    _restore(step)
+
+
+def _restore(step: _Step) -> None:
+    with suppress(OSError):  # brought back already, with the file that was to replace it
         step.old.replace(step.path)
 
 
@@ -183,8 +189,20 @@ def _remove_all(steps: Iterable[_Step]) -> None:
         _remove(step.new)
 
 
-def _size(content: Sequence[bytes] | Path) -> int:
-    return content.stat().st_size if isinstance(content, Path) else sum(map(len, content))
+def _needed(steps: Iterable[_Step]) -> int:
+    needed = 0
+    for step in steps:
+        if isinstance(step.content, Path):
+            try:
+                needed += step.content.stat().st_size
+            except OSError as error:
+                raise OutputError(
+                    f"cannot write {step.path}: its scratch file {step.content} cannot be read: {error.strerror}: run "
+                    "again, and let nobody tidy up TMPDIR meanwhile"
+                ) from error
+        elif step.content is not None:
+            needed += sum(map(len, step.content))
+    return needed
 
 
 def _sync_folder(folder: Path) -> None:

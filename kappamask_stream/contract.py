@@ -9,20 +9,46 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from kappamask_stream.contract_fields import (
+    MOST_CLASS_VALUES,
+    as_choice,
+    as_class_value,
+    as_colour,
+    as_name,
+    as_number,
+    as_positive,
+    as_share,
+    as_text,
+    as_whole,
+    each,
+    read_document,
+    said,
+)
+from kappamask_stream.contract_rules import require_consistent
 from kappamask_stream.errors import ContractError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Version of the JSON document, ``(major, minor)``. A reader accepts every minor version of its own major
 #: version: within one, fields are only added, with defaults, and unknown fields are ignored.
-SCHEMA_VERSION = (1, 2)
+SCHEMA_VERSION = (1, 3)
+
+_BEFORE_CANARY = (1, 2)
+#: Characters of a canary's answer; those of real networks take a few thousand.
+_MOST_OF_CANARY = 1 << 18
 
 #: Key of the contract in a Triton model configuration's ``parameters``.
 PARAMETER_KEY = "contract"
 
 #: LABELS value with which a server marks a tile that had any non-finite value.
-FAULT_LABEL = 255
+FAULT_LABEL = MOST_CLASS_VALUES
+
+_MOST_BANDS = 128
 
 DNUnit = Literal["full_scale", "quantification"]
 OffsetRule = Literal["reflectance", "none"]
@@ -65,6 +91,21 @@ class MaskClass:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KnownAnswer:
+    """What the model answers to one tile that client and server draw alike (`canary`).
+
+    Attributes
+    ----------
+    recipe : which tile; a client that draws another one compares nothing.
+    labels : LABELS as the float32 network gives them, bytes row by row, `FAULT_LABEL` where it is not sure itself;
+        compressed with zlib, in base64.
+    """
+
+    recipe: int
+    labels: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelContract:
     """What a client must know to use a served model.
 
@@ -95,6 +136,8 @@ class ModelContract:
     min_agreement : share of pixels whose class equals float32's below which it must not be served.
     measured_agreement : that share as measured on the worst tile of the precision's reference tiles; None where
         nobody has measured it. Since schema 1.1.
+    canary : answer to a tile that everybody knows, with which a server is checked; None where none was computed. Not
+        part of the digest: it changes no mask. Since schema 1.3.
     """
 
     name: str
@@ -120,6 +163,7 @@ class ModelContract:
     weights_source: str
     min_agreement: float = 1.0
     measured_agreement: float | None = None
+    canary: KnownAnswer | None = None
     schema_version: tuple[int, int] = field(default=SCHEMA_VERSION)
 
     def __post_init__(self) -> None:
@@ -130,41 +174,7 @@ class ModelContract:
         ContractError
             With the two values that disagree.
         """
-        read = sorted(band for group in self.inputs for band in group.bands)
-        if read != sorted(self.channels):
-            raise ContractError(f"contract of {self.name}: the inputs hold {read}, the channels {self.channels}")
-        if len(self.divisors) != len(self.channels):
-            raise ContractError(
-                f"contract of {self.name}: {len(self.channels)} channels but {len(self.divisors)} divisors"
-            )
-        if not 0 <= 2 * self.margin < self.tile_size:
-            raise ContractError(
-                f"contract of {self.name}: margin {self.margin} does not fit tile size {self.tile_size}"
-            )
-        read_as = [(band, group.gsd_m) for group in self.inputs for band in group.bands]
-        twice = {entry for entry in read_as if read_as.count(entry) > 1}
-        if twice or len({group.tensor for group in self.inputs}) < len(self.inputs):
-            raise ContractError(
-                f"contract of {self.name}: bands {sorted(twice)} stand in two groups, or two groups of "
-                f"{[group.tensor for group in self.inputs]} have one name"
-            )
-        for group in self.inputs:
-            if group.file_gsd_m is not None and 2 * group.file_gsd_m != group.gsd_m:
-                raise ContractError(
-                    f"contract of {self.name}: files of {group.file_gsd_m} m read at half resolution have pixels of "
-                    f"{2 * group.file_gsd_m} m, the group has {group.gsd_m} m"
-                )
-            if group.stride * group.gsd_m != self.stride * self.gsd_m:
-                raise ContractError(
-                    f"contract of {self.name}: {group.tensor} moves {group.stride * group.gsd_m} m a tile, "
-                    f"the mask {self.stride * self.gsd_m} m"
-                )
-        values = {c.value for c in self.classes}
-        missing = ({self.nodata_class} | set(self.probability_classes)) - values
-        if missing:
-            raise ContractError(f"contract of {self.name}: no class is named for values {sorted(missing)}")
-        if list(self.probability_classes) != sorted(self.probability_classes):
-            raise ContractError(f"contract of {self.name}: probability classes are not ascending")
+        require_consistent(self)
 
     @property
     def stride(self) -> int:
@@ -177,8 +187,9 @@ class ModelContract:
         return sum(2 * len(g.bands) * g.tile * g.tile for g in self.inputs)
 
     def sha256(self) -> str:
-        """Digest of the canonical JSON: part of a mask's fingerprint."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """Digest of the canonical JSON without the canary, as of before it: part of a mask's fingerprint."""
+        decisive = replace(self, canary=None, schema_version=min(self.schema_version, _BEFORE_CANARY))
+        return hashlib.sha256(decisive.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
         """Write the canonical JSON document (sorted keys, no white space)."""
@@ -186,6 +197,8 @@ class ModelContract:
         for group in document["inputs"]:
             if group["file_gsd_m"] is None:  # documents of before schema 1.2 keep their digest
                 del group["file_gsd_m"]
+        if self.canary is None:  # as do those of before schema 1.3
+            del document["canary"]
         return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -198,19 +211,19 @@ class ModelContract:
             If it is no JSON object, of another major schema version, or lacks or mistypes a field.
         """
         try:
-            document = json.loads(text)
-            version = tuple(document["schema_version"])
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise ContractError(f"the model's contract is not a contract document: {error!r}") from error
+            document = read_document(text)
+            version = tuple(as_whole(part) for part in document["schema_version"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ContractError(f"the model's contract is not a contract document: {said(error)}") from error
         if len(version) != len(SCHEMA_VERSION) or version[0] != SCHEMA_VERSION[0]:
             raise ContractError(
-                f"the model's contract has schema version {'.'.join(map(str, version))}, this client reads "
+                f"the model's contract has schema version {'.'.join(map(str, version[:4]))}, this client reads "
                 f"{SCHEMA_VERSION[0]}.x: update whichever is older (client or model repository)"
             )
         try:
             return cls(**_typed(document))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ContractError(f"the model's contract cannot be read: {error!r}") from error
+        except ValueError as error:
+            raise ContractError(f"the model's contract cannot be read: {said(error)}") from error
 
     def differences(self, other: ModelContract) -> list[str]:
         """Name the fields in which two contracts differ, with both sides, for people."""
@@ -223,70 +236,59 @@ class ModelContract:
 
 def _typed(document: dict[str, Any]) -> dict[str, Any]:
     """Keep the known fields of a JSON document and give them the types of the dataclasses."""
-    known = {f.name: document[f.name] for f in fields(ModelContract) if f.name in document}
-    known["inputs"] = tuple(
-        BandGroup(
-            gsd_m=int(g["gsd_m"]),
-            bands=_strings(g["bands"]),
-            tile=_positive(g["tile"]),
-            stride=_positive(g["stride"]),
-            file_gsd_m=None if g.get("file_gsd_m") is None else _positive(g["file_gsd_m"]),
-        )
-        for g in known["inputs"]
-    )
-    known["classes"] = tuple(
-        MaskClass(value=_uint8(c["value"]), name=str(c["name"]), colour=_colour(c["colour"])) for c in known["classes"]
-    )
-    known["channels"] = _strings(known["channels"])
-    known["divisors"] = tuple(float(v) for v in known["divisors"])
-    known["probability_classes"] = tuple(_uint8(v) for v in known["probability_classes"])
-    known["schema_version"] = tuple(int(v) for v in known["schema_version"])
-    for name in ("name", "family", "level", "architecture", "precision", "suffix", "weights_sha256"):
-        if not isinstance(known[name], str):
-            raise TypeError(f"{name} is not a string")
-    for name in ("gsd_m", "tile_size", "max_batch", "instances"):
-        known[name] = _positive(known[name])
-    known["margin"] = int(known["margin"])
-    known["nodata_class"] = _uint8(known["nodata_class"])
-    if "min_agreement" in known:
-        known["min_agreement"] = _share(known["min_agreement"])
-    if known.get("measured_agreement") is not None:
-        known["measured_agreement"] = _share(known["measured_agreement"])
-    for name, allowed in (
-        ("dn_unit", ("full_scale", "quantification")),
-        ("offset_rule", ("reflectance", "none")),
-    ):
-        if known[name] not in allowed:
-            raise ValueError(f"{name} is {known[name]!r}, not one of {allowed}")
+    missing = [f.name for f in fields(ModelContract) if f.default is MISSING and f.name not in document]
+    if missing:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    known: dict[str, Any] = {}
+    for name in (f.name for f in fields(ModelContract) if f.name in document):
+        try:
+            known[name] = _FIELDS[name](document[name])
+        except KeyError as error:
+            raise ValueError(f"{name}: {error} is missing") from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{name}: {error}") from error
     return known
 
 
-def _strings(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, list | tuple) or not all(isinstance(v, str) for v in values):
-        raise TypeError(f"{values!r} is not a list of strings")
-    return tuple(values)
+def _group(value: Any) -> BandGroup:
+    return BandGroup(
+        gsd_m=as_positive(value["gsd_m"]),
+        bands=_bands(value["bands"]),
+        tile=as_positive(value["tile"]),
+        stride=as_positive(value["stride"]),
+        file_gsd_m=None if value.get("file_gsd_m") is None else as_positive(value["file_gsd_m"]),
+    )
 
 
-def _positive(value: Any) -> int:
-    if int(value) <= 0 or int(value) > 2**16:
-        raise ValueError(f"{value!r} is not between 1 and 65536")
-    return int(value)
+def _class(value: Any) -> MaskClass:
+    return MaskClass(
+        value=as_class_value(value["value"]), name=as_name(value["name"]), colour=as_colour(value["colour"])
+    )
 
 
-def _share(value: Any) -> float:
-    if not 0 <= float(value) <= 1:
-        raise ValueError(f"{value!r} is not between 0 and 1")
-    return float(value)
+def _canary(value: Any) -> KnownAnswer | None:
+    if value is None:
+        return None
+    return KnownAnswer(recipe=as_positive(value["recipe"]), labels=as_text(value["labels"], _MOST_OF_CANARY))
 
 
-def _uint8(value: Any) -> int:
-    if not 0 <= int(value) < FAULT_LABEL:
-        raise ValueError(f"class value {value!r} is not between 0 and 254")
-    return int(value)
-
-
-def _colour(values: Any) -> tuple[int, int, int]:
-    red, green, blue = (int(v) for v in values)
-    if not all(0 <= v <= 255 for v in (red, green, blue)):  # noqa: PLR2004
-        raise ValueError(f"colour {values!r} is not 8-bit")
-    return red, green, blue
+_bands = partial(each, as_name, most=_MOST_BANDS)
+#: How each field is read; what is wrong with a value is raised, and said with the field's name.
+_FIELDS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("name", "family", "level", "architecture", "precision", "suffix", "weights_sha256"), as_name),
+    "weights_source": as_text,
+    **dict.fromkeys(("gsd_m", "tile_size", "max_batch", "instances"), as_positive),
+    "margin": as_whole,
+    "inputs": partial(each, _group, most=_MOST_BANDS),
+    "channels": _bands,
+    "divisors": partial(each, as_number, most=_MOST_BANDS),
+    "dn_unit": partial(as_choice, allowed=get_args(DNUnit)),
+    "offset_rule": partial(as_choice, allowed=get_args(OffsetRule)),
+    "classes": partial(each, _class, most=FAULT_LABEL),
+    "nodata_class": as_class_value,
+    "probability_classes": partial(each, as_class_value, most=FAULT_LABEL),
+    "min_agreement": as_share,
+    "measured_agreement": lambda value: None if value is None else as_share(value),
+    "canary": _canary,
+    "schema_version": tuple,
+}

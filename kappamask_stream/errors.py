@@ -9,7 +9,7 @@
     │   └── StoreError                 an object store or HTTP server refuses
     │       ├── StoreCredentialsError  credentials are missing, unknown or expired, or its certificate is not accepted
     │       ├── StoreAccessError       it denies access to one object: no permission, or none of this name
-    │       ├── StoreChangedError      (retryable) an object was replaced while it was read
+    │       ├── StoreChangedError      (retryable) an object or file was replaced while it was read
     │       └── StoreUnavailableError  (retryable) it cannot be reached, is overloaded, or breaks off
     ├── ServerError           exit 4   Triton is not there, refuses or answers nonsense
     │   ├── ServerSetupError           the local server cannot be installed or started
@@ -19,7 +19,9 @@
     │   ├── ServerOverloadedError      (retryable) the server's queue is full
     │   ├── InferenceTimeoutError      (retryable) no answer within `infer_timeout_s`
     │   ├── ServerFaultError           the server failed: its GPU, its memory, or the model
+    │   ├── CanaryError                it answers a tile whose answer is known wrongly
     │   └── InferenceError             its answer for a tile is unusable: values that are not finite, say
+    │       └── AnswerError            no answer to any tile looks like this: the server's fault, not the tile's
     ├── OutputError           exit 5   the mask cannot be written: no space, no permission, name taken
     │   └── OutputUnavailableError     (retryable) the store for outputs cannot be reached, or is overloaded
     ├── QueueError            exit 6   a queue or topic refuses: there is none of this name, say
@@ -86,7 +88,7 @@ class StoreAccessError(StoreError):
 
 
 class StoreChangedError(StoreError):
-    """An object was replaced while it was read: bytes of two versions are not mixed."""
+    """An object, or a file, was replaced while it was read: bytes of two versions are not mixed."""
 
     retryable = True
 
@@ -141,6 +143,14 @@ class ServerFaultError(ServerError):
 
 class InferenceError(ServerError):
     """The answer for a tile is unusable: malformed, or the network gave values that are not finite."""
+
+
+class AnswerError(InferenceError):
+    """The answer is none to any tile: malformed, of classes that nobody knows, or in contradiction with itself."""
+
+
+class CanaryError(ServerError):
+    """The server's answer to the canary, a tile whose answer is known, is wrong: so may all others be."""
 
 
 class OutputError(KappaMaskError):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kappamask_stream.contract import BandGroup, ModelContract
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Window:
     """A rectangle of pixels: first row and column, height and width."""
 

@@ -15,7 +15,7 @@ from kappamask_stream.sources.stac_source import StacItemSource
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from xml.etree.ElementTree import Element
 
     from kappamask_stream.sources import Source
@@ -26,6 +26,8 @@ _CHUNK = 4 * 1024 * 1024
 _FILES_AT_ONCE = 4
 #: Faults that a message names.
 _NAMED = 5
+#: Digits of a size: no file has 10^15 bytes.
+_MOST_DIGITS = 15
 #: Checksum names, lower case without separators -> hashlib's name and hexadecimal digits.
 _ALGORITHMS = {
     "md5": ("md5", 32),
@@ -56,11 +58,8 @@ class ManifestEntry:
 
     @property
     def is_needed(self) -> bool:
-        """True for what masks are made from: bands, and the XML of product and granule (not previews and reports)."""
-        if "/IMG_DATA/" in self.path:
-            return band_of_file(self.path) is not None
-        is_granule = self.path.startswith("GRANULE/") and self.path.endswith("/MTD_TL.xml")
-        return is_granule or self.path.startswith("MTD_")
+        """True for what masks are made from."""
+        return _is_needed(self.path)
 
 
 async def verify(source: Source, on_progress: Callable[[int, int], None] | None = None) -> list[str]:
@@ -80,6 +79,8 @@ async def verify(source: Source, on_progress: Callable[[int, int], None] | None 
     ProductError
         If there is no manifest (STAC Items have none), or naming the first files that differ from it or are needed and
         missing.
+    StoreError
+        If the store that they are in refuses or fails, or a file is replaced meanwhile.
     """
     if isinstance(source, StacItemSource):
         raise ProductError(
@@ -96,10 +97,14 @@ async def verify(source: Source, on_progress: Callable[[int, int], None] | None 
     missing = [entry for entry in entries if entry.path not in listing]
     remarks = [f"{entry.path} is missing, masks do not need it" for entry in missing if not entry.is_needed]
     faults = {entry.path: "is missing" for entry in missing if entry.is_needed}
+    listed = {entry.path for entry in entries}
+    faults |= {path: "is not listed there" for path in sorted(listing) if _is_needed(path) and path not in listed}
     faults |= await _compare(source, [entry for entry in entries if entry.path in listing], listing, on_progress)
     if faults:
-        # In the manifest's order, whatever order the files were read in.
-        named = [f"{entry.path.rpartition('/')[2]} {faults[entry.path]}" for entry in entries if entry.path in faults]
+        # In the manifest's order, whatever order the files were read in; what it does not list comes last.
+        order = [entry.path for entry in entries if entry.path in faults]
+        order += [path for path in faults if path not in listed]
+        named = [f"{path.rpartition('/')[2]} {faults[path]}" for path in order]
         more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
         raise ProductError(
             f"{source.label}: {len(named)} of {len(entries)} files are not as {_MANIFEST} says: "
@@ -117,7 +122,8 @@ def parse_manifest(data: bytes, where: str) -> list[ManifestEntry]:
         If it is malformed, lists no band, leads out of the product, or uses a checksum that is not known.
     """
     entries: dict[str, ManifestEntry] = {}
-    for stream in _named(parse_xml(data, where), "byteStream"):
+    streams = (element for element in parse_xml(data, where).iter() if element.tag.rpartition("}")[2] == "byteStream")
+    for stream in streams:
         entry = _entry(stream, where)
         if entries.setdefault(entry.path, entry) != entry:
             raise ProductError(f"{where} lists {entry.path} twice, with different checksums or sizes")
@@ -128,8 +134,9 @@ def parse_manifest(data: bytes, where: str) -> list[ManifestEntry]:
 
 def _entry(stream: Element, where: str) -> ManifestEntry:
     """Read one ``byteStream`` element."""
-    location = next(_named(stream, "fileLocation"), None)
-    checksum = next(_named(stream, "checksum"), None)
+    # Its own, not those of elements inside: each byteStream of many in one another would look through all the others.
+    inside = {element.tag.rpartition("}")[2]: element for element in reversed(stream)}
+    location, checksum = inside.get("fileLocation"), inside.get("checksum")
     if location is None or checksum is None:
         raise ProductError(f"{where}: a byteStream has no fileLocation or no checksum")
     path = checked_path(location.get("href", ""), said_by=f"{where}: fileLocation")
@@ -140,13 +147,17 @@ def _entry(stream: Element, where: str) -> ManifestEntry:
         raise ProductError(f"{where}: {path} has a checksum named {name[:40]!r}, known are {', '.join(_ALGORITHMS)}")
     if len(text) != digits or not set(text) <= set("0123456789abcdef"):
         raise ProductError(f"{where}: {path} has the {name} checksum {text[:80]!r}, not {digits} hexadecimal digits")
-    if not (size.isascii() and size.isdigit()):
+    if not (size.isascii() and size.isdigit() and len(size) <= _MOST_DIGITS):
         raise ProductError(f"{where}: {path} has the size {size[:40]!r}, not a number of bytes")
     return ManifestEntry(path=path, size=int(size), algorithm=algorithm, checksum=text)
 
 
-def _named(root: Element, name: str) -> Iterator[Element]:
-    return (element for element in root.iter() if element.tag.rpartition("}")[2] == name)
+def _is_needed(path: str) -> bool:
+    """Tell bands, and the XML of product and granule, from previews and reports."""
+    if "/IMG_DATA/" in path:
+        return band_of_file(path) is not None
+    is_granule = path.startswith("GRANULE/") and path.endswith("/MTD_TL.xml")
+    return is_granule or path.startswith("MTD_")
 
 
 async def _compare(
@@ -181,9 +192,12 @@ async def _compare(
                 if found != entry.checksum:
                     faults[entry.path] = f"has the {entry.algorithm} checksum {found}, not {entry.checksum}"
 
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(_FILES_AT_ONCE):
-            tasks.create_task(worker())
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(_FILES_AT_ONCE):
+                tasks.create_task(worker())
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
     return faults
 
 

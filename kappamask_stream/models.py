@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
 from kappamask_stream.errors import ServerError, ServerUnavailableError, UsageError
@@ -218,7 +218,11 @@ class ModelPool:
         self._stack.push_async_callback(pressure.aclose)
 
     def _hold(self, name: str, client: TritonClient) -> None:
-        self._models[name] = (client, ServedModel.of(client, self._settings.max_in_flight, client.new_tensors))
+        """Take a client for a model; that its answers cannot be checked is said once."""
+        if client.no_canary is not None and name not in self._models and self._on_progress is not None:
+            self._on_progress(client.no_canary)
+        model = ServedModel.of(client, self._settings.max_in_flight, client.new_tensors)
+        self._models[name] = (client, replace(model, has_canary=client.no_canary is None))
 
     async def _connect_first(self, name: str) -> None:
         """Connect; an endpoint that was dead a moment ago is not waited for again by each product."""
@@ -268,6 +272,8 @@ class ModelPool:
             server_wait_s=server_wait_s,
             shared_memory=settings.shared_memory == "auto",
             memory_key=server.memory_key,
+            priority=settings.priority or "interactive",
+            canary_s=settings.canary_s,
         )
         return await self._stack.enter_async_context(client)
 

@@ -17,8 +17,8 @@ _PRODUCT = re.compile(
     re.ASCII,
 )
 #: ``T29UNU_20221005T115411_B02_10m`` (L2A), ``T46RER_20210908T042701_B02`` (L1C); L2A of 2017 puts ``L2A_`` before.
-_BAND_STEM = re.compile(r"(?:.*_)?(?P<band>B\d[\dA]|AOT|WVP|SCL)(?:_(?P<gsd>10|20|60)m)?")
-_GSD_FOLDER = re.compile(r"R(10|20|60)m")
+_BAND_STEM = re.compile(r"(?:.*_)?(?P<band>B\d[\dA]|AOT|WVP|SCL)(?:_(?P<gsd>10|20|60)m)?", re.ASCII)
+_GSD_FOLDER = re.compile(r"R(10|20|60)m", re.ASCII)
 #: Each band's own resolution, which L1C file names leave out.
 _OWN_GSD_M = {
     **dict.fromkeys(("B02", "B03", "B04", "B08"), 10),
@@ -28,6 +28,13 @@ _OWN_GSD_M = {
 #: Baseline in the names of products that were made with Sen2Cor outside ESA's processing.
 _OWN_MAKING = 9999
 _SUFFIX = re.compile(r"[A-Za-z0-9]{1,16}", re.ASCII)
+_TIME_LENGTH = 15
+#: Image files of the format since December 2016 begin with the product's tile and time.
+_SCENE_OF_FILE = re.compile(r"(?:L2A_)?(?P<tile>T\d{2}[A-Z]{3})_(?P<sensing>\d{8}T\d{6})_.*", re.ASCII)
+#: A product's longest path has 150 characters, a path of most systems at most 4096 bytes.
+_LONGEST_PATH = 1024
+#: Enough for every message with two paths in it.
+_LONGEST_SHOWN = 12_000
 
 
 class NamesMask(Protocol):
@@ -81,8 +88,9 @@ def parse_product_name(text: str) -> ProductName:
         If it is none; so a name that passes may become part of a path.
     """
     bare = text.strip().upper().removesuffix(".SAFE")
-    found = _PRODUCT.fullmatch(bare)
-    if found is None or not _is_time(found["sensing"]):
+    # Some letters of other alphabets become Latin ones when they are capitalised.
+    found = _PRODUCT.fullmatch(bare) if text.isascii() else None
+    if found is None or not is_time(found["sensing"]):
         raise ProductError(
             f"{text[:200]!r} is no Sentinel-2 product name "
             "(S2A_MSIL2A_<sensing time>_N<baseline>_R<orbit>_T<tile>_<discriminator>)"
@@ -142,12 +150,26 @@ def checked_path(path: str, *, said_by: str) -> str:
     Raises
     ------
     ProductError
-        If it is empty, absolute, holds ``..``, a backslash or a character that cannot be printed.
+        If it is empty, absolute, holds ``..``, a backslash or a character that cannot be printed, or has more than 1024
+        characters.
     """
     parts = [part for part in path.split("/") if part not in ("", ".")]
-    if path.startswith("/") or not parts or ".." in parts or "\\" in path or not path.isprintable():
+    is_inside = not path.startswith("/") and parts and ".." not in parts
+    if not is_inside or "\\" in path or not path.isprintable() or len(path) > _LONGEST_PATH:
         raise ProductError(f"{said_by}: {path[:200]!r} is no path inside a product")
     return "/".join(parts)
+
+
+def printable(text: str) -> str:
+    """Return a text that people may be shown: one line, which steers no terminal; the middle of a long one left out.
+
+    What cannot be printed - control characters, line breaks, bytes that are no text - is escaped, as in Python.
+    """
+    if len(text) > _LONGEST_SHOWN:
+        text = f"{text[: _LONGEST_SHOWN // 2]} … {text[-_LONGEST_SHOWN // 4 :]}"
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def band_of_file(path: str) -> tuple[str, int] | None:
@@ -165,11 +187,20 @@ def band_of_file(path: str) -> tuple[str, int] | None:
     return None if gsd_m is None else (found["band"], gsd_m)
 
 
+def scene_of_file(path: str) -> tuple[str, str] | None:
+    """Return tile and sensing time that an image file's name begins with; None where it begins with none."""
+    found = _SCENE_OF_FILE.fullmatch(path.rpartition("/")[2])
+    return None if found is None else (found["tile"], found["sensing"])
+
+
 def _scene(name: ProductName) -> tuple[object, ...]:
     return name.satellite, name.level, name.sensing_time, name.relative_orbit, name.tile_id
 
 
-def _is_time(text: str) -> bool:
+def is_time(text: str) -> bool:
+    """Tell whether a text is a time as names have it, ``20221005T115411``, which a calendar knows."""
+    if len(text) != _TIME_LENGTH:
+        return False
     try:
         datetime.strptime(text, "%Y%m%dT%H%M%S")  # noqa: DTZ007 - only tried
     except ValueError:

@@ -153,6 +153,11 @@ class OutputPlan:
         return f"{self.stem}_quicklook.png"
 
     @property
+    def possible(self) -> list[str]:
+        """Names of all files that can be made with the mask, and its own."""
+        return [self.mask, *(self.stem + companion for companion in COMPANIONS)]
+
+    @property
     def href(self) -> str:
         """Path or URL of the GeoTIFF."""
         return self.destination.href(self.mask)
@@ -231,17 +236,23 @@ class OutputPlan:
         )
 
     async def _stale(self, found: FoundMask | None, files: Sequence[OutputFile]) -> list[str]:
-        """Return names of files that belong to another mask than this one, and are none of `files`."""
-        keep = {file.name for file in files}
-        stale: list[str] = []
-        if found is not None and found.fingerprint != self.fingerprint:
-            stale += [self.stem + companion for companion in COMPANIONS]
+        """Return names of files that belong to another mask than this one.
+
+        In an order in which they can be taken away, and the process be killed at any time: its Item first, which lists
+        the others; the mask last, which tells the next run that there are others. Tiles' own masks that this run has
+        written are none of them.
+        """
+        replaced = found is not None and found.fingerprint != self.fingerprint
+        companions = [self.stem + companion for companion in reversed(COMPANIONS)] if replaced else []
+        pictures: list[str] = []
+        keep: set[str] = set()
         listed = await read_tile_list(self.destination, self.stem)
         if listed is not None and listed.fingerprint != self.fingerprint:
-            stale += [listed.name, *listed.files]
+            pictures = [*listed.files, listed.name]
             for file in files:
                 if file.name == listed.name and not isinstance(file.content, Path):
-                    keep.update(TileList.read(self.stem, b"".join(file.content)).files)
+                    keep = {file.name, *TileList.read(self.stem, b"".join(file.content)).files}
+        stale = [*companions[:1], *pictures, *companions[1:], *([self.mask] if replaced else [])]
         return [name for name in dict.fromkeys(stale) if name not in keep]
 
     async def _has_all(self, names: Sequence[str]) -> bool:

@@ -93,6 +93,7 @@ async def mask_product(
     names = [plan.quicklook, *(name for extra in extras for name in extra.file_names(job))]
     # Folders in the product's hold hundreds of tiles: their list names them, and results of many products are kept.
     files = tuple(destination.href(name) for name in dict.fromkeys([plan.mask, *names]) if "/" not in name)
+    await destination.tidy([*plan.possible, *names])
     if await plan.is_done(options, names):
         progress.state = "skipped"
         return ProductResult(
@@ -233,6 +234,7 @@ class _Run:
             batch_sizes=self.batches,
             fingerprint=self.plan.fingerprint,
             retries=self.retries,
+            canary=self.model.has_canary if published else None,
         )
 
     async def _stream_tiles(self, reservation_bytes: int) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kappamask_stream.bands import choose_files, fitted, require_place
+from kappamask_stream.bands import CogIndex, choose_files, fitted, require_place
 from kappamask_stream.blend import BlendMosaic
 from kappamask_stream.dilation import growths
 from kappamask_stream.errors import ProductError
+from kappamask_stream.extent import require_size, size_at
 from kappamask_stream.frame import MaskFrame
 from kappamask_stream.grid import TileGrid, Window
-from kappamask_stream.jp2 import DecodePlan, ReducedBand, bands_of, index_bands, wanted_tiles
+from kappamask_stream.jp2 import CodestreamIndex, DecodePlan, ReducedBand, bands_of, index_bands, wanted_tiles
 from kappamask_stream.mosaic import CropMosaic
 from kappamask_stream.threads import in_thread
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from kappamask_stream.output import MaskOptions
     from kappamask_stream.product import Product
     from kappamask_stream.settings import Settings
+
+_MB = 1024 * 1024
+#: Of a sample of a picture for the eye; bands have 15, or 16.
+_PICTURE_BITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,14 +155,22 @@ async def plan_decoding(
         require_place(product.source.label, path, index, epsg=product.epsg, ulx=product.ulx, uly=product.uly)
     indexes = {key: _at(key[1], opened[file.path], file) for key, file in files.items()}
     for (band, gsd_m), path in paths.items():
-        found, said = (indexes[band, gsd_m].height, indexes[band, gsd_m].width), product.sizes.get(gsd_m)
-        if said is not None and found != said:
-            raise ProductError(
-                f"{path} of {product.name} has {found[0]} x {found[1]} pixels, the metadata says "
-                f"{said[0]} x {said[1]} for {gsd_m} m: the file or MTD_TL.xml is wrong ({band})"
-            )
+        require_size(product, path, band, gsd_m, indexes[band, gsd_m])
+        _require_depth(product, path, band, opened[path])
     bands = bands_of(contract, indexes, paths)
     return await in_thread(None, DecodePlan.of, bands, tiles)  # 0.1 s for a full product
+
+
+def _require_depth(product: Product, path: str, band: str, index: BandIndex) -> None:
+    """Refuse reflectances of 8 bits: a picture of the band, not the band."""
+    bits = index.bits if isinstance(index, CogIndex) else None
+    if isinstance(index, CodestreamIndex):
+        bits = index.bit_depth
+    if bits is not None and bits <= _PICTURE_BITS and band.startswith("B"):
+        raise ProductError(
+            f"{path} of {product.name} has samples of {bits} bits, reflectances have 15: it is a picture of {band} and "
+            "not the band, fetch the product again"
+        )
 
 
 def _at(gsd_m: int, index: BandIndex, file: BandFile) -> BandIndex:
@@ -171,21 +184,35 @@ def mask_size(product: Product, contract: ModelContract) -> tuple[int, int]:
     Raises
     ------
     ProductError
-        If the metadata gives no size for it.
+        If the metadata gives no size for it, or one that no Sentinel-2 tile has.
     """
     if contract.gsd_m not in product.sizes:
         raise ProductError(
             f"the metadata of {product.name} gives sizes for {sorted(product.sizes)} m, "
             f"the model {contract.name} makes masks of {contract.gsd_m} m"
         )
-    return product.sizes[contract.gsd_m]
+    return size_at(product, contract.gsd_m)
 
 
 def reservation(plan: DecodePlan, settings: Settings) -> int:
     """Return the bytes that a product's decoded pixels may take: all of them if they fit into its share of the budget.
 
     What a product needs at least it gets, even beyond its share: then it waits until the others leave that much.
+
+    Raises
+    ------
+    ProductError
+        If that is beyond the whole budget because of how one of its files is laid out: with ESA's, which do not count a
+        decoder's own memory, it would be for the settings to be changed, and other products fail as well.
     """
+    greedy = max(plan.units, key=lambda unit: unit.work_bytes, default=None)
+    if plan.required_bytes > settings.memory_budget_bytes and greedy is not None and greedy.work_bytes:
+        needed = -(-plan.required_bytes // _MB)
+        raise ProductError(
+            f"{plan.bands[greedy.band].index.name} is laid out in pieces so large that decoding needs {needed} MB, "
+            f"the budget is {settings.memory_budget_mb} MB: fetch the product again, or raise the budget "
+            f"(--memory-budget-mb {needed}) where the file is meant to be so"
+        )
     share = settings.memory_budget_bytes // settings.products_at_once
     return max(plan.required_bytes, min(sum(unit.nbytes for unit in plan.units), share))
 

@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from kappamask_stream.errors import ProductError
-from kappamask_stream.metadata import XML_LIMIT, product_metadata, tile_metadata
-from kappamask_stream.names import ProductName, band_of_file, parse_product_name
+from kappamask_stream.metadata import XML_LIMIT, product_metadata, remarks, require_agreement, tile_metadata
+from kappamask_stream.names import ProductName, band_of_file, parse_product_name, scene_of_file
 from kappamask_stream.sources import SubSource
 from kappamask_stream.sources.stac_source import StacItemSource
 from kappamask_stream.threads import in_thread
@@ -19,7 +19,7 @@ from kappamask_stream.threads import in_thread
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from kappamask_stream.metadata import ProductMetadata, TileMetadata
+    from kappamask_stream.metadata import ProductMetadata
     from kappamask_stream.sources import Source
 
 T = TypeVar("T")
@@ -121,7 +121,7 @@ async def open_product(source: Source) -> Product:
         raise group.exceptions[0] from None
     (metadata, sha256), (tile, _) = product.result(), granule.result()
     name, notes = _name(source.label, product_xml, metadata)
-    _check_same(source.label, name, metadata, tile, granule_xml)
+    require_agreement(source.label, name, metadata, tile, granule_xml)
     return Product(
         source=source,
         name=name.text,
@@ -136,10 +136,10 @@ async def open_product(source: Source) -> Product:
         sizes=MappingProxyType(dict(tile.sizes)),
         offsets=MappingProxyType(dict(metadata.offsets)),
         quantification=MappingProxyType(dict(metadata.quantification)),
-        files=MappingProxyType(_band_files(metadata.image_files, listing, granule_xml)),
+        files=MappingProxyType(_band_files(source.label, name, metadata.image_files, listing, granule_xml)),
         listing=listing,
         metadata_sha256=sha256,
-        notes=notes,
+        notes=(*notes, *remarks(name, metadata)),
     )
 
 
@@ -225,23 +225,18 @@ def _folder_name(label: str) -> ProductName | None:
         return None
 
 
-def _check_same(label: str, name: ProductName, metadata: ProductMetadata, tile: TileMetadata, path: str) -> None:
-    """Refuse metadata of different products in one directory."""
-    if name.level != metadata.level:
-        raise ProductError(
-            f"{label}: PROCESSING_LEVEL is {metadata.level}, the product's name is {name.text}: the metadata "
-            "contradicts itself, fetch the product again"
-        )
-    if name.tile_id != tile.tile_id:
-        raise ProductError(
-            f"{label}: {path} is of tile {tile.tile_id}, the product is {name.text}: files of two products are mixed"
-        )
-
-
-def _band_files(image_files: Iterable[str], listing: Mapping[str, int], granule_xml: str) -> dict[tuple[str, int], str]:
+def _band_files(
+    label: str, name: ProductName, image_files: Iterable[str], listing: Mapping[str, int], granule_xml: str
+) -> dict[tuple[str, int], str]:
     """Map (band, gsd_m) to paths: as the metadata lists them, or else as they are found in IMG_DATA."""
-    named = [path if path.lower().endswith(".jp2") else f"{path}.jp2" for path in image_files]
-    files = {key: path for path in named if (key := band_of_file(path)) is not None}
+    files: dict[tuple[str, int], str] = {}
+    for path in (path if path.lower().endswith(".jp2") else f"{path}.jp2" for path in image_files):
+        key = band_of_file(path)
+        if key is not None and files.setdefault(key, path) != path:
+            raise ProductError(
+                f"{label}: IMAGE_FILE names {files[key]} and {path} for {key[0]} at {key[1]} m: the metadata "
+                "contradicts itself, fetch the product again"
+            )
     folder = granule_xml.removesuffix("MTD_TL.xml") + "IMG_DATA/"
     found: dict[tuple[str, int], str] = {}
     for path in listing:
@@ -251,4 +246,8 @@ def _band_files(image_files: Iterable[str], listing: Mapping[str, int], granule_
         if key in found:
             raise ProductError(f"{found[key]} and {path} both claim to be {key[0]} at {key[1]} m: remove one")
         found[key] = path
-    return files | found
+    files |= found
+    for path in files.values():
+        if scene_of_file(path) not in (None, (name.tile_id, name.sensing_time)):
+            raise ProductError(f"{label}: {path} is no file of {name.text}: files of two products are mixed")
+    return files

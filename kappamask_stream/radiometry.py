@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: DN that `full_scale` networks see as 1 / divisor.
 _FULL_SCALE = 65535.0
+#: What float32 can hold the inverse of.
+_LEAST_UNIT, _LARGEST_UNIT = 1e-37, 1e37
 
 
 def offset_scale(
@@ -64,7 +66,8 @@ def offset_scale(
             # km_predict knows offsets of L1C only, and Keras builds the first batch twice: max_v moves two times.
             shift[channel] = _offset(contract, band, offsets) if contract.level == "L1C" else 0.0
             unit[channel] = _FULL_SCALE * (divisor + 2.0 * shift[channel] / _FULL_SCALE)
-        if not (math.isfinite(unit[channel]) and math.isfinite(shift[channel]) and unit[channel] > 0):
+        # As the server will compute with it: in float32 its inverse can be infinite, or nothing.
+        if not (_LEAST_UNIT < unit[channel] < _LARGEST_UNIT and math.isfinite(shift[channel])):
             raise ProductError(
                 f"{band} would be divided by {unit[channel]:g} DN (offset {offsets.get(band, 0.0):g} DN, divisor "
                 f"{divisor:g}, radiometry {radiometry}): the product's offset does not fit {contract.name}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self
 
 from kappamask_stream.budget import ByteBudget
+from kappamask_stream.extras.scratch import remove_abandoned
 from kappamask_stream.inference import InFlightWindow
 from kappamask_stream.jp2 import ImagecodecsDecoder
 from kappamask_stream.jp2.nvimgcodec import NvImageCodecDecoder
@@ -43,12 +45,14 @@ class ServedModel:
     credits : limits tiles that are cut and not yet in a mosaic; a few more than the window's maximum.
     new_tensors : gives arrays for a tile's pixels, from where they are sent without a copy, as
         `TritonClient.new_tensors` does; None where it makes no difference.
+    has_canary : True where the client sees to it that answers are right.
     """
 
     client: InferenceClient
     window: InFlightWindow
     credits: asyncio.Semaphore
     new_tensors: NewTensors | None = None
+    has_canary: bool = False
 
     @classmethod
     def of(
@@ -91,6 +95,9 @@ class Resources:
     workers: ThreadPoolExecutor = field(init=False)
 
     def __enter__(self) -> Self:
+        # Here, not only where a folder is needed next: what a killed run had finished is skipped by the next one.
+        with suppress(OSError):
+            remove_abandoned()
         self.budget = ByteBudget(self.settings.memory_budget_bytes)
         self.decoder = NvImageCodecDecoder() if self.settings.decoder == "gpu" else ImagecodecsDecoder()
         self.decode_threads = decode_threads(self.settings)

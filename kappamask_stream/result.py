@@ -159,6 +159,8 @@ class ProductResult:
     batch_sizes : of the server while this product was in work, all clients counted.
     fingerprint : of product, model, weights, radiometry, mosaic and contract.
     retries : requests that were sent again.
+    canary : True where the server was seen to answer rightly, False where its contract knows no tile's answer to see it
+        by; None unless done.
     notes : what people should know of the mask: which offsets were believed, which bands were resampled.
     peak_rss_bytes : of the process that masked it, when it ended; None where the system does not tell.
     """
@@ -185,6 +187,7 @@ class ProductResult:
     batch_sizes: BatchSizes | None = None
     fingerprint: str | None = None
     retries: int = 0
+    canary: bool | None = None
     notes: tuple[str, ...] = ()
     peak_rss_bytes: int | None = field(default_factory=peak_rss_bytes, compare=False)
 
@@ -217,6 +220,7 @@ class ProductResult:
             "batch_sizes": None if counts is None else {str(size): n for size, n in counts.items()},
             "batch_sizes_reason": reason,
             "retries": self.retries,
+            "canary": self.canary,
             "notes": list(self.notes),
             "fingerprint": self.fingerprint,
         }

@@ -9,17 +9,26 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from pydantic import ValidationError
+from pydantic import ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from kappamask_stream.errors import UsageError
 from kappamask_stream.settings_masking import MaskingSettings
 from kappamask_stream.settings_worker import WorkerSettings
 
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
 _PREFIX = "KAPPAMASK_"
 _CONFIG_VARIABLE = "KAPPAMASK_CONFIG"
+#: Bytes of a configuration file, and of one line: with every setting and its meaning it has a tenth of that. A key of
+#: many parts takes the square of their number to read.
+_LONGEST_FILE, _LONGEST_LINE = 1 << 16, 1 << 12
+#: Characters of a value in a message.
+_SHOWN = 200
+_LARGEST = 2**31 - 1
 
 
 def config_path() -> Path:
@@ -30,10 +39,59 @@ def config_path() -> Path:
     return Path(folder) / "kappamask-stream" / "config.toml"
 
 
+class _ConfigFile(TomlConfigSettingsSource):
+    """The configuration file, within bounds."""
+
+    def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
+        with file_path.open("rb") as file:
+            return parsed_file(file.read(_LONGEST_FILE + 1))
+
+
+def parsed_file(data: bytes) -> dict[str, Any]:
+    """Read a configuration file's content, as far as it is TOML: names and values are not looked at.
+
+    Raises
+    ------
+    ValueError
+        If it is none, is longer than a configuration file with all settings may be, or nested too deeply.
+    """
+    if len(data) > _LONGEST_FILE:
+        raise ValueError(f"it has more than {_LONGEST_FILE} bytes: it is no configuration file")
+    longest = max(map(len, data.split(b"\n")))
+    if longest > _LONGEST_LINE:
+        raise ValueError(f"a line has {longest} bytes, at most {_LONGEST_LINE} are read: break the list in it")
+    try:
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 class Settings(WorkerSettings, MaskingSettings):
     """Settings of one process; flags override variables, variables the configuration file, the file defaults."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and bool not in (get_args(kind) or (kind,)):
+            raise ValueError("true and false are no values of it")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _within_bounds(cls, value: object) -> object:
+        """Refuse what no system call takes: numbers beyond 31 bits, text with control characters."""
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise ValueError(f"at most {_LARGEST} is taken")
+        values = value if isinstance(value, tuple) else (value,)
+        texts = [str(text) for text in values if isinstance(text, str | Path)]
+        if not all(text.isprintable() and len(text) <= _LONGEST_LINE for text in texts):
+            raise ValueError(f"a text of at most {_LONGEST_LINE} printable characters is expected")
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -45,7 +103,7 @@ class Settings(WorkerSettings, MaskingSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources: flags, variables, configuration file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_path())
+        return init_settings, env_settings, _ConfigFile(settings_cls, config_path())
 
 
 def load_settings(**flags: object) -> Settings:
@@ -65,8 +123,9 @@ def load_settings(**flags: object) -> Settings:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(_complaint(str(first["loc"][0]), first["input"], first["msg"], given)) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        allowed = first["msg"].removeprefix("Value error, ")
+        raise UsageError(_complaint(str(first["loc"][0]), first["input"], allowed, given)) from error
+    except (OSError, ValueError) as error:  # no TOML, no UTF-8, or what Python makes no number of
         raise UsageError(f"the configuration file {path} cannot be read: {error}") from error
 
 
@@ -74,7 +133,8 @@ def _complaint(name: str, value: object, allowed: str, given: dict[str, object])
     """Say which setting is wrong and where it comes from."""
     variable, path = _PREFIX + name.upper(), config_path()
     if name not in Settings.model_fields:
-        return f"{path} sets {name}, which is no setting; there are {', '.join(Settings.model_fields)}"
+        there = ", ".join(Settings.model_fields)
+        return f"{path} sets {ascii(name)[1:-1][:_SHOWN]}, which is no setting; there are {there}"
     flag = _shown(name).get("flag")
     if name in given:
         where = f"from flag {flag or name}"
@@ -83,7 +143,7 @@ def _complaint(name: str, value: object, allowed: str, given: dict[str, object])
     else:
         where = f"from {path}"
     change = f"flag {flag} or variable {variable}" if flag else f"variable {variable}"
-    return f"setting {name} is {value!r} ({where}): {allowed}; change it with {change}"
+    return f"setting {name} is {repr(value)[:_SHOWN]} ({where}): {allowed}; change it with {change}"
 
 
 def _shown(name: str) -> dict[str, Any]:

@@ -68,6 +68,7 @@ class MaskingSettings(BaseSettings):
     decode_threads: int = Field(
         default_factory=_cores,
         ge=1,
+        le=4096,
         description="Threads that decode JPEG 2000; more than cores do not help.",
         json_schema_extra={"default": "the cores that this process may use; 64 where a GPU decodes"},
     )
@@ -95,6 +96,7 @@ class MaskingSettings(BaseSettings):
     processes: int = Field(
         default=1,
         ge=1,
+        le=1024,
         description="For `run`: processes that products are spread over. Each has an event loop, its share of "
         "`decode_threads`, and `memory_budget_mb`, `products_at_once` and `max_in_flight` of its own: more where one "
         "loop is the limit.",

@@ -6,7 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kappamask_stream.budget import ByteBudget
 from kappamask_stream.contract import BandGroup
+from kappamask_stream.extent import require_size, size_at
 from kappamask_stream.grid import TileGrid
 from kappamask_stream.jp2 import BandInput, DecodePlan, TileStream, index_bands
 from kappamask_stream.product import Product, open_product
@@ -57,28 +59,28 @@ class ProductSurvey:
     ring_bytes: int = 0
 
 
-async def survey(path: Path) -> ProductSurvey:
-    """Survey a SAFE directory; see `survey_product`.
-
-    Raises
-    ------
-    InputError
-        If the product or one of its band files cannot be read.
-    """
+async def survey(path: Path, *, memory_bytes: int) -> ProductSurvey:
+    """Survey a SAFE directory; see `survey_product`."""
     source = DirectorySource(path)
     try:
-        return await survey_product(await open_product(source))
+        return await survey_product(await open_product(source), memory_bytes=memory_bytes)
     finally:
         await source.aclose()
 
 
-async def survey_product(product: Product) -> ProductSurvey:
+async def survey_product(product: Product, *, memory_bytes: int) -> ProductSurvey:
     """Read the headers of all bands of an open product, and the pixels of the coarsest one.
+
+    Parameters
+    ----------
+    memory_bytes : that decoded pixels may take.
 
     Raises
     ------
     InputError
-        If one of its band files cannot be read.
+        If one of its band files cannot be read, or is of another size than the metadata says.
+    UsageError
+        If the coarsest band cannot be decoded in so much memory.
     """
     present = {key: at for key, at in product.files.items() if at in product.listing}
     indexes = await index_bands(product.source, list(present.values()))
@@ -86,28 +88,26 @@ async def survey_product(product: Product) -> ProductSurvey:
         BandSurvey(band=band, gsd_m=gsd_m, file_bytes=product.listing[at], index=indexes[at])
         for (band, gsd_m), at in sorted(present.items(), key=lambda item: (item[0][1], item[0][0]))
     )
+    for band in bands:
+        require_size(product, present[band.band, band.gsd_m], band.band, band.gsd_m, band.index)
     spectral = [b for b in bands if b.gsd_m in _TILES and b.band != "SCL"]
     if not spectral:
         return ProductSurvey(product=product, bands=bands)
     coarsest = max(spectral, key=lambda b: (b.gsd_m, b.band.startswith("B"), b.band == "B01"))
-    grid = _grid(product, coarsest)
+    grid = TileGrid(*size_at(product, 10), _TILES[10][0], _MARGIN)
     finest = {b.band: b for b in reversed(spectral)}
     ring = DecodePlan.of(_inputs(finest.values(), present), grid).required_bytes
     seen = DecodePlan.of(_inputs([coarsest], present), grid)
+    async with ByteBudget(memory_bytes).reserve(seen.required_bytes, what=product.name):
+        with_data = await _count_with_data(product.source, seen)
     return ProductSurvey(
         product=product,
         bands=bands,
         tiles=len(grid),
-        tiles_with_data=await _count_with_data(product.source, seen),
+        tiles_with_data=with_data,
         data_seen_in=f"{coarsest.band} at {coarsest.gsd_m} m",
         ring_bytes=ring,
     )
-
-
-def _grid(product: Product, coarsest: BandSurvey) -> TileGrid:
-    factor = coarsest.gsd_m // 10
-    height, width = product.sizes.get(10, (coarsest.index.height * factor, coarsest.index.width * factor))
-    return TileGrid(height, width, _TILES[10][0], _MARGIN)
 
 
 def _inputs(bands: Iterable[BandSurvey], paths: Mapping[tuple[str, int], str]) -> list[BandInput]:

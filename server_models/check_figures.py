@@ -71,6 +71,7 @@ class CheckReport:
     min_agreement : the contract's.
     max_differing : share of the pixels that may depend on the batch.
     batches : figures by batch size; those after a failed request are missing.
+    canary : share of the canary's compared pixels that have the known class; None where the contract knows none.
     faults : why it has not passed, a clause each; none where it has.
     seconds : all of it.
     """
@@ -84,6 +85,7 @@ class CheckReport:
     batches: tuple[BatchFigures, ...]
     faults: tuple[str, ...]
     seconds: float
+    canary: float | None = None
 
     @property
     def passed(self) -> bool:

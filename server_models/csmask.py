@@ -25,6 +25,8 @@ from server_models.recentring import recentred
 OPSET, IR_VERSION = 17, 8
 TILE, MARGIN = 256, 26
 STRIDE = TILE - 2 * MARGIN
+#: With one, Triton's batcher now and then sleeps for half a second while requests wait: as long as a batch takes here.
+INSTANCES = 2
 
 #: All values that a mask can hold, as KappaMask numbers them; csmask gives 1, 2 and 4.
 CLASSES = (
@@ -82,7 +84,7 @@ def contract(variant: Variant, weights_sha256: str, *, max_batch: int = 8) -> Mo
         probability_classes=_VALUES,
         suffix="CS",
         max_batch=max_batch,
-        instances=1,
+        instances=INSTANCES,
         weights_sha256=weights_sha256,
         weights_source="ukis-csmask 1.0.0, German Aerospace Center (DLR), Apache-2.0",
         min_agreement=0.9995,

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     import tritonclient.grpc as triton
 
+#: Seconds that a network may take to load.
 _LOAD_S = 600.0
+_TOO_LATE = "StatusCode.DEADLINE_EXCEEDED"
 
 
 class Loader:
@@ -60,6 +62,11 @@ class Loader:
                     await asyncio.to_thread(client.load_model, model, headers=self._key(), client_timeout=_LOAD_S)
                 config = (await asyncio.to_thread(client.get_model_config, model, client_timeout=_LOAD_S)).config
             except InferenceServerException as error:
+                if str(error.status()) == _TOO_LATE:
+                    raise ServerSetupError(
+                        f"Triton has not loaded {model} within {_LOAD_S:g} s, and may still be at it; its log: "
+                        f"{self._server.log_path}"
+                    ) from error
                 raise ServerSetupError(
                     f"Triton cannot load {model}: {_first_line(error.message())}; if its files are damaged, "
                     f"`kappamask-stream models remove {model}` lets the next run build them again; "

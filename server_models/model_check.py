@@ -21,6 +21,7 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from kappamask_stream.canary import canary_tile, compare, known_labels
 from kappamask_stream.errors import (
     InferenceTimeoutError,
     ServerSetupError,
@@ -28,6 +29,7 @@ from kappamask_stream.errors import (
     error_kinds,
 )
 from server_models.access import Access, open_client
+from server_models.canary_answer import batch_of
 from server_models.check_figures import MAX_DIFFERING, Answers, BatchFigures, CheckReport, faults_of, measure, misfits
 from server_models.tether import tethered
 
@@ -69,6 +71,7 @@ class ModelCheck:
     access: Access = field(default_factory=Access)
     _faults: list[str] = field(default_factory=list)
     _batches: list[BatchFigures] = field(default_factory=list)
+    _canary: float | None = None
 
     def run(self) -> CheckReport:
         """Send everything and compare.
@@ -85,6 +88,7 @@ class ModelCheck:
         with contextlib.closing(open_client(self.endpoint, self.access)) as self._client:
             try:
                 self._ask_all()
+                self._ask_canary()
             except _MisfitError as misfit:
                 self._faults.append(str(misfit))
         return CheckReport(
@@ -97,6 +101,7 @@ class ModelCheck:
             batches=tuple(self._batches),
             faults=(*self._faults, *faults_of(self._batches, self.contract.min_agreement, compared_with)),
             seconds=time.monotonic() - started,
+            canary=self._canary,
         )
 
     def _compared_with(self) -> str | None:
@@ -128,6 +133,16 @@ class ModelCheck:
             same = Answers(labels=alone.labels[chosen], probabilities=alone.probabilities[chosen])
             known = None if right is None else right[chosen]
             self._batches.append(measure(answers, batch=batch, alone=same, reference=known, seconds=seconds))
+
+    def _ask_canary(self) -> None:
+        """Ask for the tile whose answer the contract knows, as clients do."""
+        known = known_labels(self.contract)
+        if known is None:
+            return
+        found = compare(self.contract, self._ask(1, batch_of(canary_tile(self.contract))).labels[0], known)
+        self._canary = found.agreement
+        if not found.is_right:
+            self._faults.append(f"the canary is answered wrongly: {found}")
 
     def _tell(self, text: str) -> None:
         if time.monotonic() - self._said > _QUIET_S:

@@ -40,6 +40,7 @@ def contract(name: str) -> ModelContract:
         weights_sha256=digest,
         weights_source="none: a threshold",
         measured_agreement=None,
+        instances=1,
     )
 
 

@@ -5,14 +5,17 @@ A process of its own (``python -m server_models reference``): it needs a graph's
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kappamask_stream.errors import ServerSetupError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from kappamask_stream.contract import ModelContract
     from server_models.check_tiles import CheckTiles
@@ -43,16 +46,26 @@ def labels_of(graph: Path, tiles: CheckTiles) -> np.ndarray[tuple[int, ...], np.
     ServerSetupError
         If onnxruntime cannot run it.
     """
+    batches = [{name: array[i : i + 1] for name, array in tiles.tensors.items()} for i in range(len(tiles))]
+    return np.concatenate([labels for (labels,) in run_graph(graph, ("LABELS",), *batches)])
+
+
+def run_graph(
+    graph: Path, outputs: tuple[str, ...], *batches: Mapping[str, NDArray[Any]]
+) -> list[list[NDArray[np.uint8]]]:
+    """Run a graph on batches, one after the other, and return the outputs that are asked for of each.
+
+    Raises
+    ------
+    ServerSetupError
+        If onnxruntime cannot run it.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        answers = [
-            session.run(["LABELS"], {name: array[i : i + 1] for name, array in tiles.tensors.items()})[0]
-            for i in range(len(tiles))
-        ]
+        return [session.run(list(outputs), dict(batch)) for batch in batches]
     except Exception as error:  # onnxruntime's errors have no common base of their own
         raise ServerSetupError(f"onnxruntime cannot run {graph}, the reference: {error}") from error
-    return np.concatenate(answers)

@@ -13,13 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kappamask_stream import canary
 from kappamask_stream.contract import ModelContract
 from kappamask_stream.errors import ContractError, OutputError, UsageError
 from server_models import tensorrt
+from server_models.canary_answer import answer_to_canary
 from server_models.configuration import config_pbtxt, templates
 from server_models.digest import file_sha256
 from server_models.float16_cut import NETWORK, PART_NAMES
-from server_models.reference import REFERENCE
+from server_models.reference import REFERENCE, reference_graph
 from server_models.registry import find
 
 if TYPE_CHECKING:
@@ -156,12 +158,14 @@ def _write(model: KnownModel, made: Path, flavour: Flavour, weights: Path | None
         contract = replace(contract, max_batch=max_batch, instances=instances)
     if model.make_reference is not None:
         model.make_reference(folder / REFERENCE, weights)
+    graph = reference_graph(folder, contract)
+    contract = replace(contract, canary=None if graph is None else answer_to_canary(contract, graph))
     if flavour == "tensorrt":
         _write_parts(contract, made)
     for name, text in _configurations(contract, flavour, made).items():
         (made / name / "config.pbtxt").write_text(text)
     (folder / "contract.json").write_text(contract.to_json())
-    (folder / _STAMP).write_text(json.dumps({"flavour": flavour, "recipe_sha256": _recipe_sha256()}))
+    (folder / _STAMP).write_text(json.dumps(_stamp(flavour)))
     if flavour in _BACKENDS:
         shutil.copy(_backend(flavour), version / "model.py")
     return contract
@@ -243,9 +247,7 @@ def is_current(name: str, repository: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False
     expected = _backend(flavour).read_bytes() if flavour in _BACKENDS else b""
-    return bool(
-        graph and stamp.get("recipe_sha256") == _recipe_sha256() and backend == expected and configs == expected_configs
-    )
+    return bool(graph and stamp == _stamp(flavour) and backend == expected and configs == expected_configs)
 
 
 def is_built(name: str, repository: Path, weights: str | None) -> bool:
@@ -266,6 +268,11 @@ def is_built(name: str, repository: Path, weights: str | None) -> bool:
     except OSError as error:
         raise UsageError(f"cannot read the weights {weights}: {error.strerror}") from error
     return contract is not None and contract.weights_sha256 == digest
+
+
+def _stamp(flavour: Flavour) -> dict[str, str | int]:
+    """Return what a built model rests on beside its contract."""
+    return {"flavour": flavour, "recipe_sha256": _recipe_sha256(), "canary": canary.RECIPE}
 
 
 def _recipe_sha256() -> str:

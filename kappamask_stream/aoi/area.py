@@ -174,7 +174,12 @@ class ProductArea:
 
 
 def _reprojected(xy: NDArray[np.float64], source: CRS | str, target: CRS | str) -> NDArray[np.float64]:
-    return np.column_stack(transform(source, target, xy[:, 0], xy[:, 1]))
+    try:
+        return np.column_stack(transform(source, target, xy[:, 0], xy[:, 1]))
+    except RasterioError:
+        raise
+    except Exception as error:  # GDAL's own errors, whose classes rasterio does not export
+        raise RasterioError(str(error)) from error
 
 
 def _box_around(points: NDArray[np.float64]) -> shapely.Geometry:

@@ -17,15 +17,24 @@ from kappamask_stream.aoi.area import AreaOfInterest
 from kappamask_stream.errors import UsageError
 
 _LARGEST_FILE = 16 * 1024 * 1024
+#: Collections inside collections; GEOS goes into them without asking how deep its stack is.
+_DEEPEST = 32
+#: No place on Earth is farther from any projection's origin, in metres, feet or degrees.
+_FARTHEST = 1e9
 _WGS84 = "EPSG:4326"
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_BOX = re.compile(rf"\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*(?:,\s*([\w:]+)\s*)?")
-_EWKT = re.compile(r"\s*(?:SRID=(?P<srid>\d+)|(?P<crs>[A-Za-z]+:\w+))\s*;(?P<wkt>.*)", re.DOTALL)
+#: No part of it can match in two ways: a long text that is none costs one look at each character.
+_NUMBER = r"[-+]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][-+]?\d{1,3})?"
+_BOX = re.compile(
+    rf"\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*(?:,\s*([\w:]+)\s*)?", re.ASCII
+)
+_EWKT = re.compile(r"\s*(?:SRID=(?P<srid>\d{1,9})|(?P<crs>[A-Za-z]+:\w+))\s*;(?P<wkt>.*)", re.DOTALL | re.ASCII)
+#: What else a name may be - a URL, a file, parameters that name files - PROJ and GDAL would go and read.
+_CODE = re.compile(r"[A-Za-z]{1,16}:\w{1,16}", re.ASCII)
 _WKT = re.compile(
     r"\s*(?:(?:MULTI)?(?:POINT|LINESTRING|POLYGON)|GEOMETRYCOLLECTION|LINEARRING)\s*(?:Z|M|ZM)?\s*(?:\(|EMPTY)",
     re.IGNORECASE,
 )
-_URN = re.compile(r"urn:ogc:def:crs:(\w+):[\d.]*:(\w+)", re.IGNORECASE)
+_URN = re.compile(r"urn:ogc:def:crs:(\w+):[\d.]*:(\w+)", re.IGNORECASE | re.ASCII)
 _FORMS = (
     "a bounding box WEST,SOUTH,EAST,NORTH[,EPSG:CODE], WKT, EWKT (SRID=CODE;POLYGON((…))), GeoJSON, or a file with one "
     "of these"
@@ -65,10 +74,11 @@ def parse_aoi(text: str, *, flag: str = "--aoi") -> AreaOfInterest:
 
 def _file(path: Path, flag: str) -> AreaOfInterest:
     try:
-        size = path.stat().st_size
-        if size > _LARGEST_FILE:
-            raise UsageError(f"{flag} {path} has {size} bytes, at most {_LARGEST_FILE} are read: simplify the geometry")
-        content = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:  # it may be a pipe or a device, whose size nobody knows
+            data = file.read(_LARGEST_FILE + 1)
+        if len(data) > _LARGEST_FILE:
+            raise UsageError(f"{flag} {path} has more than {_LARGEST_FILE} bytes: simplify the geometry")
+        content = data.decode("utf-8-sig")
     except (OSError, ValueError) as error:  # ValueError: no text, or no path (a null byte)
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise UsageError(f"{flag} {str(path)[:_SHOWN]!r} cannot be read ({reason}): give {_FORMS}") from error
@@ -83,6 +93,8 @@ def _file(path: Path, flag: str) -> AreaOfInterest:
 def _box(found: re.Match[str], *, said: str) -> AreaOfInterest:
     west, south, east, north = (float(found[i]) for i in range(1, 5))
     crs = _crs(found[5] or _WGS84, said=said)
+    if max(map(abs, (west, south, east, north))) > _FARTHEST:
+        raise _too_far(said)
     if crs.is_geographic and west > east:
         east += 360.0
     if west >= east or south >= north:
@@ -96,19 +108,30 @@ def _box(found: re.Match[str], *, said: str) -> AreaOfInterest:
 def _wkt(text: str, *, said: str) -> AreaOfInterest:
     found = _EWKT.fullmatch(text)
     code, wkt = (_WGS84, text) if found is None else (found["crs"] or f"EPSG:{found['srid']}", found["wkt"])
+    crs = _crs(code, said=said)
+    if "\0" in wkt:  # where GEOS would stop to read
+        raise UsageError(f"{said} holds a null character: give {_FORMS}")
+    if _depth(wkt) > _DEEPEST:
+        raise UsageError(f"{said} has brackets {_depth(wkt)} deep, at most {_DEEPEST} are read: simplify the geometry")
     try:
-        with np.errstate(invalid="ignore"):  # a coordinate that is no number is refused below, in words
+        with np.errstate(invalid="ignore", over="ignore"):  # a coordinate that is no number is refused below, in words
             geometry = shapely.from_wkt(wkt.strip())
-    except shapely.errors.GEOSException as error:
+    except (shapely.errors.ShapelyError, ValueError) as error:
         raise UsageError(f"{said} is no WKT ({error}): give {_FORMS}") from error
-    return _area(geometry, _crs(code, said=said), said)
+    return _area(geometry, crs, said)
+
+
+def _depth(wkt: str) -> int:
+    """Return how deep brackets lie in each other."""
+    steps = np.array([1 if character == "(" else -1 for character in wkt if character in "()"], np.int64)
+    return int(np.cumsum(steps).max(initial=0))
 
 
 def _geojson(text: str, *, said: str) -> AreaOfInterest:
     try:
         document = json.loads(text)
         parts = [shapely.from_geojson(json.dumps(part)) for part in _geometries(document)]
-    except (json.JSONDecodeError, RecursionError, TypeError, shapely.errors.ShapelyError) as error:
+    except (ValueError, RecursionError, TypeError, shapely.errors.ShapelyError) as error:
         raise UsageError(f"{said} is no GeoJSON ({error}): give {_FORMS}") from error
     # Joined when each is known to be valid and in one piece, also over the antimeridian.
     return _area(shapely.GeometryCollection(parts), _crs(_crs_of(document), said=said), said)
@@ -118,8 +141,18 @@ def _geometries(document: dict[str, Any]) -> list[Any]:
     features = document.get("features") if document.get("type") == "FeatureCollection" else [document]
     if not isinstance(features, list):
         raise TypeError("its features are no list")
-    parts = [f.get("geometry") if f.get("type") == "Feature" else f for f in features if isinstance(f, dict)]
+    if not all(isinstance(feature, dict) for feature in features):
+        raise TypeError("one of its features is no object")
+    parts = [f.get("geometry") if f.get("type") == "Feature" else f for f in features]
+    if any(_nesting(part) > _DEEPEST for part in parts):
+        raise TypeError(f"its collections are nested deeper than {_DEEPEST}")
     return [part for part in parts if part is not None]
+
+
+def _nesting(part: Any) -> int:
+    """Return how deep collections lie in each other; `json` has kept them from being endless."""
+    inner = part.get("geometries") if isinstance(part, dict) else None
+    return 1 + max(map(_nesting, inner), default=0) if isinstance(inner, list) else 0
 
 
 def _crs_of(document: dict[str, Any]) -> str:
@@ -138,28 +171,42 @@ def _crs(code: str, *, said: str) -> CRS:
         code = f"EPSG:{code}"
     if code.upper() == "OGC:CRS84":  # the same for us: x is the longitude in either
         code = _WGS84
+    unknown = UsageError(
+        f"{said} is in {code[:_SHOWN]!r}, which is no coordinate system known here: give a code such as EPSG:32633"
+    )
+    if _CODE.fullmatch(code) is None:
+        raise unknown
     try:
         with Env():  # what PROJ has to say of it goes to a log instead of the terminal
             return CRS.from_user_input(code)
     except (CRSError, ValueError) as error:
-        raise UsageError(
-            f"{said} is in {code[:_SHOWN]!r}, which is no coordinate system known here: give a code such as EPSG:32633"
-        ) from error
+        raise unknown from error
 
 
 def _area(geometry: shapely.Geometry, crs: CRS, said: str) -> AreaOfInterest:
     geometry = shapely.force_2d(geometry)
-    if not np.isfinite(shapely.get_coordinates(geometry)).all():
+    coordinates = shapely.get_coordinates(geometry)
+    if not np.isfinite(coordinates).all():
         raise UsageError(f"{said} has a coordinate that is no finite number")
+    if np.abs(coordinates).max(initial=0.0) > _FARTHEST:
+        raise _too_far(said)
     if crs.is_geographic:
         geometry = _unwrapped(geometry, said)
-    # Two rings of a bow tie become two triangles; what is no area in a collection falls away.
-    valid = [shapely.make_valid(part) for part in _flat(geometry)]
-    polygons = [p for part in valid for p in _flat(part) if shapely.area(p) > 0]
+    try:
+        # Two rings of a bow tie become two triangles; what is no area in a collection falls away.
+        valid = [shapely.make_valid(part) for part in _flat(geometry)]
+        polygons = [p for part in valid for p in _flat(part) if shapely.area(p) > 0]
+        joined = shapely.union_all(polygons)
+    except shapely.errors.ShapelyError as error:
+        raise UsageError(f"{said} is no area that can be mended ({error}): simplify the geometry") from error
     if not polygons:
         kind = "empty" if geometry.is_empty else f"a {geometry.geom_type}"
         raise UsageError(f"{said} is {kind}, an area is needed: give a polygon or a bounding box")
-    return AreaOfInterest(geometry=shapely.union_all(polygons), crs=crs)
+    return AreaOfInterest(geometry=joined, crs=crs)
+
+
+def _too_far(said: str) -> UsageError:
+    return UsageError(f"{said} has a coordinate beyond ±{_FARTHEST:g}, which is no place on Earth")
 
 
 def _unwrapped(geometry: shapely.Geometry, said: str) -> shapely.Geometry:

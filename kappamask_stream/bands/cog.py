@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import imagecodecs
 import numpy as np
 
-from kappamask_stream.bands.tiff import Georeference, Tag, TiffTags, damaged, tag_steps
+from kappamask_stream.bands.tiff import MOST_BLOCKS, Georeference, Tag, TiffTags, damaged, tag_steps
 from kappamask_stream.bands.types import BandTile
 from kappamask_stream.errors import ProductError
 from kappamask_stream.grid import Window
@@ -39,8 +39,7 @@ _CORRUPT = (imagecodecs.DeflateError, imagecodecs.LzwError, imagecodecs.ZstdErro
 _DIFFERENCES = 2
 _MOST_BITS = 16
 _LONGEST_SIDE = 2**17
-_LONGEST_BLOCK_SIDE = 2**13
-_MOST_BLOCKS = 2**16
+_LONGEST_BLOCK_SIDE = 2**11
 #: What the coders make at most of blocks that cannot be compressed, beside their own length.
 _SLACK_BYTES = 4096
 _BYTES_PER_PIXEL = 2
@@ -141,8 +140,8 @@ def index_cog_steps(name: str, size: int) -> Generator[ByteRange, bytes, CogInde
     _check_sides(name, height, width, tile_height, tile_width)
     bits, compression, has_differences = _storage(tags)
     down, across = -(-height // tile_height), -(-width // tile_width)
-    if down * across > _MOST_BLOCKS:
-        raise damaged(name, f"it has {down} x {across} blocks, at most {_MOST_BLOCKS} are read")
+    if down * across > MOST_BLOCKS:
+        raise damaged(name, f"it has {down} x {across} blocks, at most {MOST_BLOCKS} are read")
     kind = _COMPRESSIONS[compression][0]
     words = (f"blocks {tile_width}x{tile_height}", f"{bits} bit", kind, "differences" if has_differences else "")
     return CogIndex(

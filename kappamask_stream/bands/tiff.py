@@ -6,6 +6,7 @@ what Sentinel-2 needs; it keeps a damaged or hostile file from taking the machin
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 #: Holds the directory and the block table of a COG of Sentinel-2's size: one read in most cases.
 _FIRST_READ = 16 * 1024
 _MOST_TAGS = 500
-_MOST_VALUES = 2**17
+#: Each of them is kept, for every band: blocks of 128 pixels in a 10 m band are 7,396.
+MOST_BLOCKS = 2**14
+#: Of a tag that is no table of blocks.
+_MOST_VALUES = 2**10
 
 
 class Tag(IntEnum):
@@ -47,7 +51,10 @@ class Tag(IntEnum):
 
 
 #: Field type -> struct letter; of the others no tag is read.
-_TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 12: "d", 16: "Q"}
+_WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+_TEXT, _DOUBLES = {2: "B"}, {12: "d"}
+#: Tags that are not of whole numbers.
+_TYPES = {Tag.NODATA: _TEXT, Tag.PIXEL_SCALE: _DOUBLES, Tag.TIEPOINT: _DOUBLES}
 _PROJECTED_CRS_KEY = 3072
 
 
@@ -79,7 +86,7 @@ class TiffTags:
         found = self.values.get(tag)
         if found is None and default is not None:
             return default
-        if found is None or len(found) != 1 or found[0] != int(found[0]):
+        if found is None or len(found) != 1:
             said = "is missing" if found is None else f"is {list(found[:4])}, one whole number is expected"
             raise damaged(self.name, f"tag {tag.value} ({tag.name.lower()}) {said}")
         return int(found[0])
@@ -145,8 +152,10 @@ def tag_steps(name: str, size: int) -> Generator[ByteRange, bytes, TiffTags]:
         code, kind, number = struct.unpack_from(order + "HH" + offset_letter, table, at)
         if code not in Tag.__members__.values():
             continue
-        tag, letter = Tag(code), _TYPES.get(kind)
-        if letter is None or number > _MOST_VALUES or tag in values:
+        tag = Tag(code)
+        letter = _TYPES.get(tag, _WHOLE_NUMBERS).get(kind)
+        most = MOST_BLOCKS if tag in (Tag.OFFSETS, Tag.COUNTS) else _MOST_VALUES
+        if letter is None or number > most or tag in values:
             raise damaged(name, f"tag {code} is of type {kind} with {number} values, or is there twice")
         length = number * struct.calcsize(letter)
         data = table[at + 4 + offset_bytes : at + entry_bytes]
@@ -154,6 +163,8 @@ def tag_steps(name: str, size: int) -> Generator[ByteRange, bytes, TiffTags]:
             (where,) = struct.unpack(order + offset_letter, data)
             data = yield from _read(name, size, head, where, length)
         values[tag] = struct.unpack_from(f"{order}{number}{letter}", data)
+        if not all(map(math.isfinite, values[tag])):
+            raise damaged(name, f"tag {code} holds a number that is not finite")
     return TiffTags(name=name, size=size, order=order, values=values)
 
 

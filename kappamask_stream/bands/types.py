@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ByteRange = tuple[int, int]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BandTile:
     """One piece of a band that is decoded alone: a codestream tile, or a block of a TIFF.
 

@@ -1,4 +1,4 @@
-"""The command line: `main` is the console script."""
+"""The command line: `main` is what `__main__` runs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Annotated, Any, NoReturn, cast
 import typer
 
 from kappamask_stream import __version__
-from kappamask_stream.cli.event_loop import leave_on_signals
+from kappamask_stream.cli.event_loop import leave_on_signals, say
 from kappamask_stream.errors import KappaMaskError
+from kappamask_stream.names import printable
 
 EXIT_CODES = (
     "Exit codes: 0 all good; 2 usage; 3 input (a product or weights cannot be read); 4 server (Triton); 5 output (a "
     "file cannot be written); 6 queue (a queue or topic refuses), when all failures are of that kind; 1 when they are "
-    "mixed or some products succeeded; 130 and 143 on SIGINT and SIGTERM."
+    "mixed or some products succeeded; 129, 130 and 143 on SIGHUP, SIGINT and SIGTERM."
 )
 _HELP = """Cloud masks for Sentinel-2 products, streamed through NVIDIA Triton Inference Server.
 
@@ -115,7 +116,7 @@ def main() -> NoReturn:
     except _CommandLineError as error:
         code = _explain(error)
     except KappaMaskError as error:
-        sys.stderr.write(f"error: {error}\n")
+        say(f"error: {printable(str(error))}")
         code = error.exit_code
     raise SystemExit(code or 0)
 
@@ -124,5 +125,5 @@ def _explain(error: Any) -> int:
     """Say in one line what is wrong with a command line; where no command was given, show its help."""
     message, command = error.format_message().rstrip("."), error.ctx.command_path if error.ctx else "kappamask-stream"
     is_help = message.startswith("Usage:")
-    sys.stderr.write(f"{message}.\n" if is_help else f"error: {message} (`{command} --help` explains)\n")
+    say(f"{message}." if is_help else f"error: {printable(message)} (`{command} --help` explains)")
     return int(error.exit_code)

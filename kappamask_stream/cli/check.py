@@ -177,7 +177,7 @@ class _Check:
         from kappamask_stream.inference import connect
         from kappamask_stream.server.commands import follow
 
-        async with await connect(self.settings, self.model) as client:
+        async with await connect(self.settings, self.model, canary=False) as client:
             contract, connection = client.contract, client.connection
         tiles = self.tiles if self.product is None else await self._cut(contract, folder)
         arguments = ["check", self.model, "--endpoint", connection.endpoint.target]
@@ -234,6 +234,10 @@ def _page(report: dict[str, Any]) -> str:
         )
     elif not reference:
         lines.append("no reference is known: --repository DIR, or LABELS in --tiles FILE, would give one")
+    if report.get("canary") is None:
+        lines.append("no canary: the contract knows no tile's answer, clients cannot see whether answers are right")
+    else:
+        lines.append(f"canary: {report['canary']:.5f} of the pixels have the class that the contract knows")
     lines.append("passed" if report["passed"] else f"failed: {'; '.join(report['faults'])}")
     return "\n".join(lines)
 

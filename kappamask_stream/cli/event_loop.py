@@ -1,4 +1,4 @@
-"""Run a command's coroutine: signals become cancellation and exit codes 130 and 143."""
+"""Run a command's coroutine: signals become cancellation and exit codes 129, 130 and 143."""
 
 from __future__ import annotations
 
@@ -6,30 +6,21 @@ import asyncio
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from kappamask_stream.signals import SIGNAL_BASE, heard_signals, leave_on_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
+
+__all__ = ["leave_on_signals", "run_command", "say"]
 
 T = TypeVar("T")
 
-_SIGNAL_BASE = 128
-#: A second one must not cut short what the first one began to clean up; a third is for when that hangs.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def leave_on_signals() -> None:
-    """Make SIGINT and SIGTERM end the program with 130 and 143, through all ``finally`` and ``with`` blocks."""
-
-    def leave(number: int, _: object) -> NoReturn:
-        raise SystemExit(_SIGNAL_BASE + number)
-
-    for number in _SIGNALS:
-        signal.signal(number, leave)
-
 
 def run_command(command: Coroutine[object, object, T], *, gently: Sequence[Callable[[signal.Signals], None]] = ()) -> T:
-    """Run to the end, or cancel on SIGINT or SIGTERM, clean up and exit with 128 + the signal's number.
+    """Run to the end, or cancel on a signal (see `heard_signals`), clean up and exit with 128 + its number.
 
     Parameters
     ----------
@@ -39,42 +30,54 @@ def run_command(command: Coroutine[object, object, T], *, gently: Sequence[Calla
     received: list[signal.Signals] = []
 
     async def guarded() -> T:
-        loop = asyncio.get_running_loop()
         task = asyncio.ensure_future(command)
 
         def cancel(number: signal.Signals) -> None:
-            _say(f"{number.name}: stopping")
             task.cancel()
+            say(f"\n{number.name}: stopping")
 
         def be_patient(_: signal.Signals) -> None:
-            _say("still cleaning up; once more ends it at once")
+            say("\nstill cleaning up; once more ends it at once")
 
+        # A second one must not cut short what the first one began to clean up; a third is for when that hangs.
         steps = gently or (cancel, be_patient)
 
         def stop(number: signal.Signals) -> None:
             received.append(number)
             if len(received) > len(steps):
-                os._exit(_SIGNAL_BASE + received[0])
+                os._exit(SIGNAL_BASE + received[0])
             steps[len(received) - 1](number)
 
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, stop, number)
-        try:
+        with _heard(stop):
             return await task
-        finally:
-            for number, handler in before.items():
-                loop.remove_signal_handler(number)
-                signal.signal(number, handler)
 
     try:
         return asyncio.run(guarded())
+    except KeyboardInterrupt:  # between the loop's handler and the one before it is Python's own
+        raise SystemExit(SIGNAL_BASE + signal.SIGINT) from None
     except (asyncio.CancelledError, Exception) as error:
         is_news = bool(gently) and isinstance(error, Exception)  # what fails while it is cancelled is none
         if not received or is_news:
             raise
-        raise SystemExit(_SIGNAL_BASE + received[0]) from None
+        raise SystemExit(SIGNAL_BASE + received[0]) from None
 
 
-def _say(text: str) -> None:
-    sys.stderr.write(f"\n{text}\n")
+@contextmanager
+def _heard(stop: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """Hand signals to a function of the running event loop; the handlers before it are put back."""
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in heard_signals()}
+    for number in before:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+
+
+def say(text: str) -> None:
+    """Write a line to stderr; where that cannot be written (its terminal has gone, say), nobody is told."""
+    with suppress(OSError):
+        sys.stderr.write(f"{text}\n")

@@ -56,7 +56,7 @@ async def _survey(where: str, source: str | None, settings: Settings) -> Product
     from kappamask_stream.survey import survey_product
 
     async with Stores(settings.s3_options) as stores, opened_product(where, stores, source=source) as product:
-        return await survey_product(product)
+        return await survey_product(product, memory_bytes=settings.memory_budget_bytes)
 
 
 def _document(surveyed: ProductSurvey) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from kappamask_stream.cli.event_loop import say
 from kappamask_stream.errors import InternalError, KappaMaskError
+from kappamask_stream.names import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -41,13 +43,16 @@ class Telling:
 
     def result(self, result: ProductResult) -> None:
         """Print a result on stdout (a failure in words on stderr) the moment it is known."""
-        text = json.dumps(result.to_json()) if self.as_json else describe(result)
+        text = json.dumps(result.to_json()) if self.as_json else printable(describe(result))
         if self.also is not None:
             self.also(text)
-        stream = sys.stderr if result.error is not None and not self.as_json else sys.stdout
-        stream.write(f"{text}\n")
+        if result.error is not None and not self.as_json:
+            say(text)
+        else:
+            sys.stdout.write(f"{text}\n")
         if not self.as_json and not self.quiet:
-            sys.stderr.writelines(f"{result.product}: note: {note}\n" for note in result.notes)
+            for note in result.notes:
+                say(printable(f"{result.product}: note: {note}"))
         if self.verbose and not self.as_json and isinstance(result.error, InternalError):
             traceback.print_exception(result.error.__cause__)
         sys.stdout.flush()

@@ -13,6 +13,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from kappamask_stream.names import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -141,9 +143,9 @@ class ProgressDisplay:
             text = describe(progress)
             name = _shortened(progress.product, max(_SHORTEST_NAME, width - len(text) - 3))
             # Texts, not strings: names and messages may hold brackets, which are markup to rich.
-            lines.append(Text(f"{name}  {text}", no_wrap=True, overflow="ellipsis"))
+            lines.append(Text(printable(f"{name}  {text}"), no_wrap=True, overflow="ellipsis"))
             if self._verbose and progress.note:
-                lines.append(Text(f"  {progress.note}", style="dim"))
+                lines.append(Text(printable(f"  {progress.note}"), style="dim"))
         if self._message and not any(p.tiles_total for p in running):
             lines.append(Text(self._message, style="dim"))
         return Group(*lines)
@@ -155,7 +157,7 @@ def _shortened(name: str, length: int) -> str:
 
 def _write(text: str) -> None:
     with suppress(OSError):  # whoever read this has gone; the work goes on
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{printable(text)}\n")
 
 
 def describe(progress: ProductProgress) -> str:

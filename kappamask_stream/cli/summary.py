@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kappamask_stream.names import printable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -69,7 +71,7 @@ def _table(results: Sequence[ProductResult]) -> Table:
         cloud = cloud_share(result)
         # Texts, not strings: names and messages may hold brackets, which are markup to rich.
         table.add_row(
-            Text(result.product),
+            Text(printable(result.product)),
             Text(result.status, style="red" if result.status == "failed" else ""),
             f"{result.seconds:.1f}",
             str(result.tiles or "-"),

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kappamask_stream.atomic import output_error, publish, remove_stale
-from kappamask_stream.cog import inspect_mask
+from kappamask_stream.cog import FoundMask, inspect_mask
 from kappamask_stream.errors import OutputError
 from kappamask_stream.threads import in_thread
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from kappamask_stream.cog import FoundMask
     from kappamask_stream.destinations.types import OutputFile
 
 #: Folders above those of products that this process has made: whichever product comes last removes them again where
@@ -70,8 +69,12 @@ class FolderDestination:
             raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
 
     async def prepare(self, names: Sequence[str]) -> None:
-        """See `Destination.prepare`; temporary files of processes that were killed are removed."""
+        """See `Destination.prepare`."""
         await in_thread(None, self._prepare, [self.folder / name for name in names])
+
+    async def tidy(self, names: Sequence[str]) -> None:
+        """See `Destination.tidy`."""
+        await in_thread(None, remove_stale, [self.folder / name for name in names])
 
     async def publish(self, files: Sequence[OutputFile], *, stale: Sequence[str] = ()) -> None:
         """See `Destination.publish`."""
@@ -106,6 +109,8 @@ class FolderDestination:
         try:
             if not path.exists() or path.is_dir():  # `prepare` speaks of a folder
                 return None
+            if not path.is_file():  # whoever opens a named pipe waits for its other end
+                return FoundMask(fingerprint=None, is_whole=False)
             return inspect_mask(path)
         except OSError as error:
             raise OutputError(f"cannot look for {path}: {error.strerror}") from error
@@ -145,7 +150,6 @@ class FolderDestination:
         for path in self._folders_of(paths):
             if path.exists() and not path.is_dir():
                 raise output_error(path, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
-        remove_stale(paths)
 
     def _make_folders(self, paths: Sequence[Path], made: list[Path]) -> None:
         """Make the folders of files that want some inside this one; those that were not there are added to `made`."""

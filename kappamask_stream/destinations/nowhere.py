@@ -43,6 +43,9 @@ class Nowhere:
     async def prepare(self, names: Sequence[str]) -> None:
         """Need nothing."""
 
+    async def tidy(self, names: Sequence[str]) -> None:
+        """Find nothing."""
+
     async def publish(self, files: Sequence[OutputFile], *, stale: Sequence[str] = ()) -> None:
         """Drop the files."""
 

@@ -98,6 +98,9 @@ class S3Destination:
             for name in names[:1]:
                 await self._client.try_write(self._bucket, self._key(name))
 
+    async def tidy(self, names: Sequence[str]) -> None:
+        """See `Destination.tidy`: a store has no temporary files."""
+
     async def publish(self, files: Sequence[OutputFile], *, stale: Sequence[str] = ()) -> None:
         """See `Destination.publish`; what is there when a failure or cancellation comes stays."""
         for file in files:
@@ -110,7 +113,8 @@ class S3Destination:
                     content_type=file.media_type,
                     metadata=metadata,
                 )
-        await self.remove(stale)
+        written = {file.name for file in files}
+        await self.remove([name for name in stale if name not in written])
 
     async def replace(self, known: bytes, file: OutputFile) -> bool:
         """See `Destination.replace`."""

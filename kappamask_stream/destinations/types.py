@@ -111,13 +111,19 @@ class Destination(Protocol):
         """
         ...
 
+    async def tidy(self, names: Sequence[str]) -> None:
+        """Remove what writers of these names left that were killed; what cannot be removed stays."""
+        ...
+
     async def publish(self, files: Sequence[OutputFile], *, stale: Sequence[str] = ()) -> None:
         """Write files so that each appears whole or not at all, in the order given: the last stands for all.
 
         Parameters
         ----------
         files : of one product.
-        stale : names of what the new files make worthless: removed when all of those are written, not before.
+        stale : names of what the new files make worthless. A store removes those that are none of `files` when all of
+            them are written, not before; a directory takes all of them away in this order, then gives the new files
+            their names, all within a moment.
 
         Raises
         ------

@@ -65,8 +65,10 @@ def parse_message(body: str) -> tuple[ProductRef, ...]:
         if len(refs) > _MOST_PRODUCTS:
             raise MessageError(f"it asks for {len(refs)} products, at most {_MOST_PRODUCTS} are read")
     except InputError as error:
-        reason = _printable(str(error)[:_LONGEST_REASON])
-        raise MessageError(f"the message cannot be read: {reason}; it begins {_begin(body)!r}") from error
+        # Cut when it is printable: one character may become ten.
+        reason = _printable(str(error)[:_LONGEST_REASON])[:_LONGEST_REASON]
+        begin = repr(_begin(body))[: 2 * _SHOWN]
+        raise MessageError(f"the message cannot be read: {reason}; it begins {begin}") from error
     return refs
 
 

@@ -13,7 +13,7 @@ from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
 from kappamask_stream.errors import UsageError
-from kappamask_stream.feed.mgrs import SIDE_M, place_of_tile
+from kappamask_stream.mgrs import SIDE_M, place_of_tile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

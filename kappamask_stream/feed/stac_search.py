@@ -13,6 +13,7 @@ from urllib.parse import urljoin, urlsplit
 from kappamask_stream.errors import InputError, StoreError, UsageError
 from kappamask_stream.feed.catalogue_events import of_item
 from kappamask_stream.feed.paging import Paging
+from kappamask_stream.feed.search_guard import RefusedAnswerError, hold, require_own
 from kappamask_stream.s3.retry import Patience, TryLaterError, persist
 from kappamask_stream.sources.hrefs import shown_url
 from kappamask_stream.threads import in_thread
@@ -115,7 +116,7 @@ class StacSearch:
             return await persist(attempt, what=shown, patience=patience, on_retry=on_retry)
 
         client: Client = await asked(_open, self.url, patience)
-        search = _search(client, self)
+        search = await asked(_search, client, self)
         page, paging = await asked(_first, client, search), Paging(shown)
         while True:
             if page["features"]:
@@ -146,6 +147,7 @@ def _open(url: str, patience: Patience) -> Client:
 
     # Trying again is for `persist`, which says so, and can be cancelled in between.
     requests = StacApiIO(timeout=(patience.connect_s, patience.read_s), max_retries=None)
+    hold(requests.session, url)
     return Client.open(url, stac_io=requests)
 
 
@@ -156,6 +158,8 @@ def _search(client: Client, search: StacSearch) -> ItemSearch:
     links = client.get_links("search")
     if not links:
         raise UsageError(f"{shown_url(search.url)} is no STAC API that can be searched: it has no link `search`")
+    for link in links:
+        require_own(link.absolute_href, search.url, method=link.extra_fields.get("method", "GET"))
     parameters = dict(search.parameters)
     if not client.conforms_to(ConformanceClasses.QUERY):  # what it cannot do by itself the filter does
         parameters.pop("query", None)
@@ -174,7 +178,9 @@ def _first(client: Client, search: ItemSearch) -> dict[str, Any]:
 def _following(client: Client, search: ItemSearch, link: dict[str, Any]) -> dict[str, Any]:
     from pystac import Link
 
-    resolved = Link.from_dict({**link, "href": urljoin(search.url, link["href"])})
+    href = urljoin(search.url, link["href"])
+    require_own(href, search.url, method=link.get("method", "GET"))
+    resolved = Link.from_dict({**link, "href": href})
     return _page(client, resolved, parameters=search.get_parameters())
 
 
@@ -197,7 +203,11 @@ def _called(work: Callable[..., Any], shown: str, *args: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PystacClientWarning)
             return work(*args)
+    except RefusedAnswerError as error:
+        raise StoreError(f"{shown}: {error}") from error
     except APIError as error:
+        if isinstance(error.__context__, RefusedAnswerError):  # as pystac-client tells all that goes wrong in a request
+            raise StoreError(f"{shown}: {error.__context__}") from error
         status = getattr(error, "status_code", None)
         if status is None:
             raise TryLaterError("the API cannot be reached, or broke off") from error

@@ -12,7 +12,7 @@ from rasterio.warp import transform
 
 from kappamask_stream.aoi import parse_aoi
 from kappamask_stream.errors import UsageError
-from kappamask_stream.feed.mgrs import SIDE_M, TilePlace, place_of_tile
+from kappamask_stream.mgrs import SIDE_M, TilePlace, place_of_tile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,6 +10,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 
 from kappamask_stream.errors import UsageError
 from kappamask_stream.inference.model_infer import ModelInfer, inline_request, region_request
+from kappamask_stream.inference.origin import new_request_id
 from kappamask_stream.inference.region_pool import RegionPool
 from kappamask_stream.inference.security import Security
 from kappamask_stream.inference.shared_memory import address_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kappamask_stream.inference.endpoint import Endpoint
+    from kappamask_stream.inference.origin import Origin
     from kappamask_stream.inference.tensors import TileLayout
 
 _LARGEST_MESSAGE = 2**31 - 1
@@ -121,28 +123,41 @@ class Connection:
         )
 
     async def exchange(
-        self, model: str, layout: TileLayout, arrays: Sequence[NDArray[Any]], *, timeout_s: float
+        self,
+        model: str,
+        layout: TileLayout,
+        arrays: Sequence[NDArray[Any]],
+        *,
+        timeout_s: float,
+        origin: Origin,
+        level: int | None = None,
     ) -> dict[str, NDArray[Any] | None]:
         """Send a tile's tensors and return those of the answer: through shared memory where there is some.
 
         Parameters
         ----------
         arrays : in the order of the layout's inputs.
+        origin : of the answers before.
+        level : of priority, 1 is the highest; None: the model's default.
 
         Raises
         ------
         InferenceServerException
             If there is no answer.
+        ModelChangedError
+            If another version of the model answers than before.
         ValueError
-            If it is malformed.
+            If it is malformed, or the answer to something else.
         """
+        request_id = new_request_id()
         async with self.memory.lent(layout.nbytes, address_of(arrays[0])) as region:
             if region is None:
-                message = inline_request(model, layout, arrays)
+                message = inline_request(model, layout, arrays, level=level, request_id=request_id)
             else:
                 write_tensors(region, layout, arrays)
-                message = region_request(model, layout, region.name)
+                message = region_request(model, layout, region.name, level=level, request_id=request_id)
             answer = await self.infer(message, timeout_s=timeout_s)
+            origin.check(answer, model, request_id, self.endpoint.text)
             return tensors_in(answer, layout, region)
 
     def access(self) -> dict[str, bool | str]:

@@ -29,8 +29,13 @@ def endpoint_of(settings: Settings) -> Endpoint | None:
     return endpoint
 
 
-async def connect(settings: Settings, model: str, *, server_wait_s: float = 0.0) -> TritonClient:
-    """Connect to a model at the endpoint that is set; see `TritonClient.connect` for the errors."""
+async def connect(settings: Settings, model: str, *, server_wait_s: float = 0.0, canary: bool = True) -> TritonClient:
+    """Connect to a model at the endpoint that is set; see `TritonClient.connect` for the errors.
+
+    Parameters
+    ----------
+    canary : False for those who look into a server that answers wrongly.
+    """
     if settings.triton is None:
         raise UsageError("no server is named: give its endpoint with --triton")
     return await TritonClient.connect(
@@ -40,4 +45,6 @@ async def connect(settings: Settings, model: str, *, server_wait_s: float = 0.0)
         infer_timeout_s=settings.infer_timeout_s,
         server_wait_s=server_wait_s,
         shared_memory=settings.shared_memory == "auto",
+        canary_s=settings.canary_s if canary else None,
+        priority=settings.priority or "interactive",
     )

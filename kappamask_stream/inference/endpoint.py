@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -43,6 +43,15 @@ class Endpoint:
     def is_one_server(self) -> bool:
         """True where there can be one server only: its address is given."""
         return len(self.hosts) == 1 and _address(self.hosts[0][0]) is not None
+
+    def servers(self) -> tuple[Endpoint, ...]:
+        """Return an endpoint for each address where several are given, else this one alone."""
+        if len(self.hosts) == 1:
+            return (self,)
+        return tuple(
+            replace(self, text=f"grpc://{_bracketed(host)}:{port}", target=_target((host, port)), hosts=((host, port),))
+            for host, port in self.hosts
+        )
 
     @property
     def is_loopback(self) -> bool:

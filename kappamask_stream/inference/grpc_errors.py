@@ -8,6 +8,7 @@ each.
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _ANY = ""
+#: In front of what Triton says of a request.
+_REQUEST = re.compile(r"^\[request id: [^\]]*\] ")
 #: What Triton says of a request that it has thrown out of its queue, or not let in.
 _TURNED_AWAY = ("exceeds maximum queue size", "request timeout expired")
 
@@ -46,6 +49,10 @@ def _certificate(said: str) -> str:
     """Say what is wrong with a server's certificate, and what to do."""
     reason = said.rpartition("CERTIFICATE_VERIFY_FAILED: ")[2].removesuffix(": OK").strip()
     return next((remedy for text, remedy in _CERTIFICATES if text in reason.lower()), reason)
+
+
+def _unanswered(at: str, _: str, seconds: float) -> str:
+    return f"no answer from {at} within {seconds:g} s (setting infer_timeout_s)"
 
 
 #: Status (any where empty), texts of which the message holds one (any where empty), what it means. First match counts.
@@ -104,6 +111,12 @@ _MEANINGS: list[tuple[str, tuple[str, ...], type[ServerError], Callable[[str, st
         ServerUnavailableError,
         lambda at, said, _: f"the server at {at} was started again: {said}",
     ),
+    (  # What gRPC says of a deadline that it has told the server of before it noticed itself.
+        _ANY,
+        ("stream removed (deadline exceeded)",),
+        InferenceTimeoutError,
+        _unanswered,
+    ),
     (  # On this side, for good: another try would find it closed again.
         "UNAVAILABLE",
         (_CLOSED,),
@@ -133,7 +146,7 @@ _MEANINGS: list[tuple[str, tuple[str, ...], type[ServerError], Callable[[str, st
         "DEADLINE_EXCEEDED",
         (),
         InferenceTimeoutError,
-        lambda at, _, seconds: f"no answer from {at} within {seconds:g} s (setting infer_timeout_s)",
+        _unanswered,
     ),
     (
         "RESOURCE_EXHAUSTED",
@@ -166,7 +179,7 @@ def translated(error: InferenceServerException, endpoint: str, timeout_s: float)
     timeout_s : seconds that the call was given.
     """
     status = str(error.status() or "").removeprefix("StatusCode.")
-    said = str(error.message() or "").removeprefix("[request id: <id_unknown>] ")
+    said = _REQUEST.sub("", str(error.message() or ""))
     for expected, texts, kind, describe in _MEANINGS:
         if expected in (_ANY, status) and (not texts or any(text in said.lower() for text in texts)):
             return kind(describe(endpoint, said, timeout_s))

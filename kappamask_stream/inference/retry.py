@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kappamask_stream.errors import (
@@ -40,12 +41,14 @@ class RetryPolicy:
     attempts : times that a tile is sent when it times out or the server fails on it.
     server_wait_s : seconds for which an endpoint that does not answer is tried again.
     overload_wait_s : seconds for which a tile is sent again while the server's queue is full.
+    urgent_after_s : seconds since its first failure after which a tile goes in the interactive lane.
     backoff_s, backoff_max_s : first and longest pause; pauses double, each is drawn from [half, whole].
     """
 
     attempts: int = 4
     server_wait_s: float = 120.0
     overload_wait_s: float = 600.0
+    urgent_after_s: float = 120.0
     backoff_s: float = 0.1
     backoff_max_s: float = 5.0
     rng: random.Random = field(default_factory=random.Random)
@@ -67,7 +70,8 @@ async def infer_with_retry(
     """Send a tile until it is answered or the policy's patience ends. The caller holds no slot; one is taken per try.
 
     A full queue lowers the window's limit and costs patience of its own; a dead endpoint is tried for
-    `server_wait_s`; a request that times out or that the server fails on is sent `attempts` times.
+    `server_wait_s`; a request that times out or that the server fails on is sent `attempts` times. A tile that has
+    timed out, or failed for `urgent_after_s`, goes in the interactive lane, two at a time: its own may be starved.
 
     Parameters
     ----------
@@ -81,12 +85,14 @@ async def infer_with_retry(
     patience = _Patience(policy, request.name, on_retry)
     while True:
         try:
-            async with window.slot():
+            async with window.urgent if request.urgent else nullcontext(), window.slot():
                 result = await client.infer(request)
         except _WORTH_ANOTHER as error:
             if isinstance(error, ServerOverloadedError):
                 window.overloaded()
             await patience.bear(error)
+            if isinstance(error, InferenceTimeoutError) or patience.lasts_s > policy.urgent_after_s:
+                request = replace(request, urgent=True)
         else:
             window.answered()
             return result
@@ -127,7 +133,7 @@ class _Patience:
     name : of the tile.
     on_retry : see `infer_with_retry`.
 
-    State: failures so far, those of them that count, and when a kind of those that take time began.
+    State: failures so far, those of them that count, when the first was, and when a kind of those that take time began.
     """
 
     def __init__(self, policy: RetryPolicy, name: str, on_retry: Callable[[str, str], None]) -> None:
@@ -138,12 +144,19 @@ class _Patience:
         }
         self._attempts = policy.attempts
         self._since: dict[type[Exception], float] = {}
+        self._began: float | None = None
         self._failed = 0
         self._failures = 0
+
+    @property
+    def lasts_s(self) -> float:
+        """Seconds since the first failure; 0 before."""
+        return 0.0 if self._began is None else time.monotonic() - self._began
 
     async def bear(self, error: Exception) -> None:
         """Wait for a while after a failure, or raise it where patience ends."""
         self._failures += 1
+        self._began = time.monotonic() if self._began is None else self._began
         if self._ends_with(error):
             raise type(error)(f"{self._name}: {error} (tried {self._failures} times)") from error
         self._on_retry(type(error).__name__, f"{self._name}: {error}; trying again")

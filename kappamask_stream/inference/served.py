@@ -68,12 +68,13 @@ async def served_contract(channel: InferenceServerClient, endpoint: str, model: 
                 f"the servers behind {endpoint} do not serve the same {model}: {'; '.join(differences)}; masks would "
                 "be mixed from both: deploy one of them on all servers"
             )
-    return contracts[0]
+    return next((contract for contract in contracts if contract.canary is not None), contracts[0])
 
 
 def decisive_differences(one: ModelContract, other: ModelContract) -> list[str]:
     """Name what differs between two contracts and becomes part of a mask's fingerprint; with both sides."""
-    return one.differences(replace(other, max_batch=one.max_batch, instances=one.instances))
+    indifferent = {name: getattr(one, name) for name in ("max_batch", "instances", "canary", "schema_version")}
+    return one.differences(replace(other, **indifferent))
 
 
 def is_not_served(error: BaseException | None) -> bool:

@@ -7,11 +7,10 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from tritonclient.grpc import InferResult as ProtocolResult
 from tritonclient.utils import np_to_triton_dtype
 
 from kappamask_stream.contract import FAULT_LABEL
-from kappamask_stream.errors import ContractError, InferenceError
+from kappamask_stream.errors import AnswerError, ContractError, InferenceError
 from kappamask_stream.inference.shared_memory import address_of
 from kappamask_stream.inference.types import InferResult
 
@@ -23,6 +22,11 @@ if TYPE_CHECKING:
     from kappamask_stream.contract import ModelContract
     from kappamask_stream.inference.shared_memory import Region
     from kappamask_stream.inference.types import TileRequest
+
+#: Rows of PROBABILITIES that are looked at: one of so many. All of them would cost as much as sending the tile.
+_ROWS = 16
+#: By how much, of 255, the likeliest class may lead that of LABELS: both are rounded.
+_ROUNDING = 1
 
 #: Tensors begin at multiples of this many bytes: whole cache lines.
 _ALIGNMENT = 64
@@ -147,12 +151,16 @@ def tensors_in(answer: Any, layout: TileLayout, region: Region | None) -> dict[s
     Raises
     ------
     ValueError
-        If a tensor is of another type or shape, bytes do not fill its shape, or it is not where it was asked for.
+        If a tensor is of another type or shape, bytes do not fill its shape, it is not where it was asked for, or was
+        not asked for at all.
     """
     if region is not None and any(answer.raw_output_contents):
         raise ValueError("tensors are in the answer, and not in shared memory as asked")  # what is there is older
     said = {output.name: (output.datatype, tuple(output.shape)) for output in answer.outputs}
-    result = ProtocolResult(answer)
+    names, asked = sorted(output.name for output in answer.outputs), sorted(place.name for place in layout.outputs)
+    if len(names) > len(said) or not set(names) <= set(asked):
+        raise ValueError(f"it holds {', '.join(names)}, asked for was {', '.join(asked)}")
+    contents = dict(zip((output.name for output in answer.outputs), answer.raw_output_contents, strict=False))
     tensors: dict[str, NDArray[Any] | None] = {}
     for place in layout.outputs:
         expected = np_to_triton_dtype(place.dtype), place.shape
@@ -162,7 +170,10 @@ def tensors_in(answer: Any, layout: TileLayout, region: Region | None) -> dict[s
             kind, shape = said[place.name]
             raise ValueError(f"{place.name} is {kind} {list(shape)}, not {expected[0]} {list(expected[1])}")
         elif region is None:
-            tensors[place.name] = result.as_numpy(place.name)
+            content = contents.get(place.name, b"")
+            if len(content) != place.nbytes:
+                raise ValueError(f"{place.name} has {len(content)} bytes, {list(place.shape)} takes {place.nbytes}")
+            tensors[place.name] = np.frombuffer(content, place.dtype).reshape(place.shape)
         else:
             tensors[place.name] = region.array(place.offset, place.shape, place.dtype).copy()
     return tensors
@@ -177,21 +188,26 @@ def checked_answer(tensors: Mapping[str, NDArray[Any] | None], contract: ModelCo
 
     Raises
     ------
+    AnswerError
+        If a tensor has not the contract's shape, holds classes that nobody knows, or LABELS are not the likeliest
+        classes of PROBABILITIES.
     InferenceError
-        If a tensor has not the contract's shape, or holds the fault value or classes that nobody knows.
+        If it holds the fault value.
     """
     size = contract.tile_size
     shapes = {"LABELS": (1, size, size), "PROBABILITIES": (1, len(contract.probability_classes), size, size)}
     for name, tensor in tensors.items():
         if tensor is None or tensor.shape != shapes[name] or tensor.dtype != np.uint8:
             given = "nothing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
-            raise InferenceError(
+            raise AnswerError(
                 f"{name} from {endpoint} is {given}, the contract of {contract.name} says uint8 {list(shapes[name])}"
             )
     labels = tensors["LABELS"]
     assert labels is not None  # noqa: S101 - checked above, for the type checker
     _require_known(labels, contract, endpoint)
     probabilities = tensors.get("PROBABILITIES")
+    if probabilities is not None:
+        _require_likeliest(labels[0], probabilities[0], contract, endpoint)
     return InferResult(labels=labels[0], probabilities=None if probabilities is None else probabilities[0])
 
 
@@ -205,7 +221,30 @@ def _require_known(labels: NDArray[np.uint8], contract: ModelContract, endpoint:
     if FAULT_LABEL in found:
         raise InferenceError(f"the network of {contract.name} gave values that are not finite (LABELS {FAULT_LABEL})")
     if not found <= allowed:
-        raise InferenceError(
+        raise AnswerError(
             f"LABELS from {endpoint} hold classes {sorted(found - allowed)}, "
             f"the contract of {contract.name} knows {sorted(allowed)}"
+        )
+
+
+def _require_likeliest(
+    labels: NDArray[np.uint8], probabilities: NDArray[np.uint8], contract: ModelContract, endpoint: str
+) -> None:
+    """Refuse PROBABILITIES that are not those of LABELS, in some rows. This runs on the event loop for every tile.
+
+    Nothing is said of their sum: KappaMask's U-Net gives each class a probability of its own, by a sigmoid.
+    """
+    some = slice(_ROWS // 2, None, _ROWS)
+    rows, chances = labels[some], probabilities[:, some]
+    highest = chances.max(axis=0)
+    if not highest.any():
+        raise AnswerError(f"PROBABILITIES from {endpoint} are 0 for all classes of {contract.name}")
+    least = highest - np.minimum(highest, np.uint8(_ROUNDING))
+    wrong = 0
+    for value, chance in zip(contract.probability_classes, chances, strict=True):
+        wrong += int(np.count_nonzero((rows == value) & (chance < least)))
+    if wrong:
+        raise AnswerError(
+            f"PROBABILITIES from {endpoint} contradict LABELS at {wrong} of {rows.size} pixels: another class of "
+            f"{contract.name} is likelier there"
         )

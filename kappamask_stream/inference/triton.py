@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING, Self
 from tritonclient.utils import InferenceServerException
 
 from kappamask_stream.errors import (
+    AnswerError,
+    CanaryError,
     ContractError,
     InferenceError,
+    InferenceTimeoutError,
     ModelChangedError,
     ServerError,
+    ServerFaultError,
+    ServerOverloadedError,
     ServerUnavailableError,
 )
+from kappamask_stream.inference.canary_watch import CanaryWatch
 from kappamask_stream.inference.channel import Connection
 from kappamask_stream.inference.endpoint import parse_endpoint
 from kappamask_stream.inference.first_contract import contract_of, first_contract
 from kappamask_stream.inference.grpc_errors import translated
+from kappamask_stream.inference.origin import Origin
 from kappamask_stream.inference.served import CONTROL_TIMEOUT_S, READS, decisive_differences, is_not_served
 from kappamask_stream.inference.tensors import (
     TileLayout,
@@ -28,7 +35,7 @@ from kappamask_stream.inference.tensors import (
     empty_tensors,
 )
 from kappamask_stream.inference.token import without_token
-from kappamask_stream.inference.types import BatchSizes, InferResult, TileRequest, Transport
+from kappamask_stream.inference.types import LEVELS, BatchSizes, InferResult, TileRequest, Transport
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,11 +43,14 @@ if TYPE_CHECKING:
 
     from kappamask_stream.contract import ModelContract
     from kappamask_stream.inference.security import Security
+    from kappamask_stream.inference.types import Priority
 
 #: Seconds after which it is looked again whether the servers still serve the model of the contract.
 _CONFIRM_S = 30.0
 #: Times that they are asked while tiles flow; the next look asks the next ones.
 _PASSING_READS = 2
+#: Why a canary may not be answered on connecting: the first tile asks for it again, and has patience.
+_PASSING = (ServerUnavailableError, ServerOverloadedError, InferenceTimeoutError, ServerFaultError)
 
 
 class TritonClient:
@@ -50,21 +60,34 @@ class TritonClient:
 
     While tiles are sent it looks now and then whether the contract still holds, and always after a connection was lost:
     the next one may lead to another server. Where it does not hold, because other weights were deployed or not all
-    servers have them yet, this and all later calls of `infer` fail: a mask of two networks is no mask.
+    servers have them yet, this and all later calls of `infer` fail: a mask of two networks is no mask. So they do where
+    servers answer the canary wrongly (`CanaryWatch`), which is asked for on connecting, every `canary_s` seconds while
+    there is something to do, after a connection was lost, and after an answer that cannot be used.
 
     State: when it was last seen to hold, how often there was reason to doubt it, and the error with which it was found
-    that it holds no longer.
+    that it holds no longer, or that answers are wrong.
     """
 
-    def __init__(self, connection: Connection, contract: ModelContract, infer_timeout_s: float) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        contract: ModelContract,
+        infer_timeout_s: float,
+        *,
+        priority: Priority | None = None,
+        canary_s: float | None = 600.0,
+    ) -> None:
         self.contract = contract
         self.endpoint = connection.endpoint.text
         self.connection = connection
         self._infer_timeout_s = infer_timeout_s
+        self._priority, self._canary_s = priority, canary_s
+        self._canary = CanaryWatch(connection, contract, self._answer, every_s=canary_s)
         self._layouts = {asked: TileLayout.of(contract, probabilities=asked) for asked in (False, True)}
-        self._outdated: ContractError | None = None
+        self._outdated: ContractError | CanaryError | None = None
         self._confirmed_at = asyncio.get_running_loop().time()
         self._doubts = 0
+        self._origin = Origin()
 
     def __repr__(self) -> str:
         state = f"{', outdated' if self._outdated else ''}, {self.transport.name}"
@@ -75,6 +98,11 @@ class TritonClient:
         """How tiles travel now."""
         memory = self.connection.memory
         return Transport(name="shared memory" if memory.is_used else "gRPC", reason=memory.why_not)
+
+    @property
+    def no_canary(self) -> str | None:
+        """Why it cannot be seen whether the servers answer rightly, in words; None where it can."""
+        return self._canary.why_not
 
     @classmethod
     async def connect(
@@ -87,13 +115,18 @@ class TritonClient:
         server_wait_s: float = 0.0,
         shared_memory: bool = True,
         memory_key: str | None = None,
+        priority: Priority | None = None,
+        canary_s: float | None = 600.0,
     ) -> Self:
-        """Connect, wait up to `server_wait_s` for the server, read and check the model's contract.
+        """Connect, wait up to `server_wait_s` for the server, read and check the model's contract, and its canary.
 
         Parameters
         ----------
         shared_memory : tiles go through it where the server is on this machine and lets us; False: never.
         memory_key : the server's key for it, where it wants one.
+        priority : lane of all tiles; None: the model's default, which is the backlog's in configurations of ours.
+        canary_s : seconds after which the canary is asked for again; 0: only where there is reason to; None: never,
+            for those who look into a server that answers wrongly.
 
         Raises
         ------
@@ -103,6 +136,8 @@ class TritonClient:
             If nobody answers in time.
         ContractError
             If the model is not there, has no contract, its configuration contradicts it, or servers do not agree.
+        CanaryError
+            If it answers wrongly.
         ServerError
             If the server refuses: TLS, certificates, token.
         """
@@ -114,8 +149,11 @@ class TritonClient:
             memory_key=memory_key,
         )
         try:
-            made = cls(connection, await first_contract(connection, model, server_wait_s), infer_timeout_s)
+            contract = await first_contract(connection, model, server_wait_s)
+            made = cls(connection, contract, infer_timeout_s, priority=priority, canary_s=canary_s)
             await made.settle_transport()
+            with suppress(*_PASSING):
+                await made.confirm_answers()
         except BaseException:
             await connection.aclose()
             raise
@@ -140,12 +178,14 @@ class TritonClient:
 
     @property
     def is_doubtful(self) -> bool:
-        """True where it is time to `confirm` the contract, or where it holds no longer."""
+        """True where it is time to `confirm` the contract, or where it holds no longer, or answers are wrong."""
         age = asyncio.get_running_loop().time() - self._confirmed_at
         return self._outdated is not None or age > _CONFIRM_S
 
     async def confirm(self, reads: int = READS) -> None:
-        """Look whether the servers still serve what the contract says; once they do not, this client is of no more use.
+        """Look whether servers serve what the contract says and answer rightly; else this client is of no more use.
+
+        So after it the canary was answered rightly, `canary_s` seconds ago at most.
 
         Parameters
         ----------
@@ -157,11 +197,32 @@ class TritonClient:
             If another model is served; with both sides.
         ContractError
             If servers do not agree; with both sides.
+        CanaryError
+            If one answers wrongly.
         ServerError
             If nothing was learnt: nobody answers, or refuses.
         """
+        await self._confirm_contract(reads)
+        await self.confirm_answers()
+
+    async def confirm_answers(self) -> None:
+        """Have the canary answered, where that is due; raises as `confirm` does."""
+        try:
+            await self._canary.check()
+        except CanaryError as error:
+            self._outdated = error
+            raise
+        except ServerUnavailableError:
+            self._doubt()
+            raise
+        self._require_current()  # it may have been found wrong by somebody else while we waited
+
+    def _require_current(self) -> None:
         if self._outdated is not None:
             raise type(self._outdated)(str(self._outdated))
+
+    async def _confirm_contract(self, reads: int) -> None:
+        self._require_current()
         began, doubts = asyncio.get_running_loop().time(), self._doubts
         try:
             served = await contract_of(self.connection, self.contract.name, reads)
@@ -186,15 +247,19 @@ class TritonClient:
         Raises
         ------
         ServerError
-            As for `confirm`, but where all servers serve the same new model.
+            As for `confirm`, but where all servers serve the same new model, or answer rightly again.
         """
         try:
-            await self.confirm()
-        except ContractError:
+            await self._confirm_contract(READS)
+        except (ContractError, CanaryError):
             served = await contract_of(self.connection, self.contract.name)
             if not decisive_differences(self.contract, served):  # the servers have come to agree on the old one again
-                return type(self)(self.connection, self.contract, self._infer_timeout_s)
-            return type(self)(self.connection, served, self._infer_timeout_s)
+                served = self.contract if served.canary is None else served
+            made = type(self)(
+                self.connection, served, self._infer_timeout_s, priority=self._priority, canary_s=self._canary_s
+            )
+            await made.confirm_answers()
+            return made
         return self
 
     async def is_ready(self) -> bool:
@@ -235,27 +300,44 @@ class TritonClient:
     async def infer(self, request: TileRequest) -> InferResult:
         """Send one tile once; see `InferenceClient.infer` for the errors."""
         if self.is_doubtful:
-            await self.confirm(_PASSING_READS)
-        layout = self._layouts[request.probabilities]
-        arrays = arrays_of(request, layout, self.contract, self.endpoint)
+            await self._confirm_contract(_PASSING_READS)
+        if self._canary.is_due:
+            await self.confirm_answers()
         try:
-            tensors = await self.connection.exchange(
-                self.contract.name, layout, arrays, timeout_s=self._infer_timeout_s
-            )
-        except InferenceServerException as caught:
-            error = without_token(caught, self.connection.channel.plugin())
-            raise self._failure(error) from error
-        except ValueError as error:
-            raise InferenceError(f"the answer of {self.endpoint} is malformed: {error}") from error
-        return checked_answer(tensors, self.contract, self.endpoint)
+            return await self._answer(self.connection, request)
+        except ServerError as error:
+            if isinstance(error, (ContractError, ServerUnavailableError)) or is_not_served(error.__cause__):
+                self._doubt()
+            elif isinstance(error, (InferenceError, ServerFaultError)):
+                self._canary.doubt()  # the next call finds out whether it is the tile
+            raise
 
-    def _failure(self, error: InferenceServerException) -> ServerError:
-        meaning = translated(error, self.endpoint, self._infer_timeout_s)
-        if isinstance(meaning, (ContractError, ServerUnavailableError)) or is_not_served(error):
-            self._doubt()
-        return meaning
+    async def _answer(self, connection: Connection, request: TileRequest) -> InferResult:
+        """Send one tile over a connection; see `InferenceClient.infer` for the errors."""
+        layout, endpoint = self._layouts[request.probabilities], connection.endpoint.text
+        arrays = arrays_of(request, layout, self.contract, endpoint)
+        lane = "interactive" if request.urgent else self._priority
+        try:
+            tensors = await connection.exchange(
+                self.contract.name,
+                layout,
+                arrays,
+                timeout_s=self._infer_timeout_s,
+                origin=self._origin,
+                level=None if lane is None else LEVELS[lane],
+            )
+        except ModelChangedError as error:
+            self._outdated = error
+            raise
+        except InferenceServerException as caught:
+            shown = without_token(caught, connection.channel.plugin())
+            raise translated(shown, endpoint, self._infer_timeout_s) from shown
+        except ValueError as error:
+            raise AnswerError(f"the answer of {endpoint} is malformed: {error}") from error
+        return checked_answer(tensors, self.contract, endpoint)
 
     def _doubt(self) -> None:
-        """Have the next call look at the contract first."""
+        """Have the next call look at the contract first, and at the canary."""
         self._doubts += 1
         self._confirmed_at = -math.inf
+        self._canary.doubt()

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
     from kappamask_stream.contract import ModelContract
 
+#: A lane on the server: what is interactive goes before all of the backlog that waits.
+Priority = Literal["interactive", "backlog"]
+#: Triton's numbers of the lanes; configurations that `models build` writes have these two.
+LEVELS: Mapping[Priority, int] = {"interactive": 1, "backlog": 2}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TileRequest:
@@ -24,6 +29,8 @@ class TileRequest:
     tensors : per input tensor of the contract, uint16 ``[bands, height, width]``, DN.
     offset, scale : float32 ``[channels]``; the network sees ``max(DN + offset, 0) * scale``.
     probabilities : True asks for class probabilities beside the labels.
+    urgent : True sends it in the interactive lane, whatever the client's. So goes a tile that was not answered in time
+        before: a backlog would never end on a server that interactive clients keep busy.
     """
 
     name: str
@@ -31,6 +38,7 @@ class TileRequest:
     offset: NDArray[np.float32]
     scale: NDArray[np.float32]
     probabilities: bool = False
+    urgent: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

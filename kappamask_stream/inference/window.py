@@ -12,8 +12,12 @@ if TYPE_CHECKING:
 
     from kappamask_stream.contract import ModelContract
 
+#: Requests at once in a lane that is not the client's own: where a whole backlog is late, it is not to fill that lane.
+_URGENT = 2
 #: Factor by which an overload answer lowers the limit (multiplicative decrease).
 _DECREASE = 0.5
+#: Of tiles in flight: 1000 tiles of KappaMask, which 8 instances with batches of 64 would take.
+_MOST_BYTES = 4 << 30
 
 
 class InFlightWindow:
@@ -23,19 +27,29 @@ class InFlightWindow:
     ----------
     maximum : most requests in flight, and the limit to begin with.
 
+    Attributes
+    ----------
+    urgent : limits those that are in the interactive lane because they are late; taken before a slot.
+
     State: `_in_flight`, `_limit` (between 1 and maximum, fractional) and the waiting futures, oldest first.
     """
 
     def __init__(self, maximum: int) -> None:
         self.maximum = maximum
+        self.urgent = asyncio.Semaphore(_URGENT)
         self._limit = float(maximum)
         self._in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @classmethod
     def for_contract(cls, contract: ModelContract, maximum: int | None = None) -> InFlightWindow:
-        """Twice what the server can work on at once, so that a full batch always waits behind the running one."""
-        return cls(maximum or 2 * contract.max_batch * contract.instances)
+        """Twice what the server can work on at once, so that a full batch always waits behind the running one.
+
+        But no more tiles than `_MOST_BYTES` hold: they lie in this process's memory, and how many they are the server
+        says. Whoever names a `maximum` means it.
+        """
+        most = max(1, _MOST_BYTES // contract.tile_bytes)
+        return cls(maximum or min(2 * contract.max_batch * contract.instances, most))
 
     def __repr__(self) -> str:
         return f"<InFlightWindow {self._in_flight}/{self.limit} in flight, {len(self._waiting)} waiting>"

@@ -1,7 +1,6 @@
 """Marker segments of a JPEG 2000 main header: image and tile geometry, coding parameters, and what they cost.
 
-Source: ITU-T T.800 (ISO/IEC 15444-1), annex A. Every limit here is far beyond what Sentinel-2 needs; it keeps a
-damaged or hostile header from taking the machine's memory.
+Source: ITU-T T.800 (ISO/IEC 15444-1), annex A.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from enum import IntEnum
 
 from kappamask_stream.errors import CodestreamError
 from kappamask_stream.grid import Window
+from kappamask_stream.jp2.limits import check_image, damaged
 
 
 class Marker(IntEnum):
@@ -51,16 +51,12 @@ IDLE = frozenset({Marker.TLM, Marker.PRF, Marker.PLM, Marker.CPF, Marker.CRG, Ma
 
 PROGRESSIONS = ("LRCP", "RLCP", "RPCL", "PCRL", "CPRL")
 
-_MOST_PIXELS = 2**31
-_MOST_PIXELS_AT_ONCE = 2**28
-_MOST_TILES = 65535
-_MOST_BLOCKS = 2**21
-_MOST_PACKETS = 2**24
+#: Bytes for each sub-band in QCD and QCC (T.800 table A.28): without quantisation, derived from one, each by itself.
+STEP_BYTES = {0: 1, 1: 0, 2: 2}
+
 _MOST_LEVELS = 32
 #: Exponent of a precinct that holds a whole resolution.
 _WHOLE = 15
-#: Measured with OpenJPEG 2.5: its 32-bit samples, and its book-keeping per code-block and precinct.
-_BYTES_PER_SAMPLE, _BYTES_PER_BLOCK = 4, 600
 
 
 @dataclass(frozen=True)
@@ -186,15 +182,14 @@ def parse_siz(name: str, body: bytes) -> Siz:
     if (step_x, step_y) != (1, 1):
         raise damaged(name, f"samples stand {step_x} x {step_y} pixels apart, a Sentinel-2 band's 1 x 1")
     bits = (depth & 0x7F) + 1
-    if depth & 0x80 or bits > 16:  # noqa: PLR2004
+    if depth & 0x80 or not 8 <= bits <= 16:  # noqa: PLR2004
         signed = "signed" if depth & 0x80 else "unsigned"
-        raise damaged(name, f"samples of {bits} bits, {signed}; a Sentinel-2 band has up to 16, unsigned")
+        raise damaged(name, f"samples of {bits} bits, {signed}; a Sentinel-2 band has 8 to 16, unsigned")
     siz = Siz(x1, y1, x0, y0, tile_w, tile_h, tile_x0, tile_y0, bits)
     inside = x0 < x1 and y0 < y1 and tile_w and tile_h and tile_x0 <= x0 and tile_y0 <= y0
     if not inside or tile_x0 + tile_w <= x0 or tile_y0 + tile_h <= y0:
         raise damaged(name, f"image {x0},{y0}..{x1},{y1} and tiles of {tile_w} x {tile_h} do not fit together")
-    _at_most(name, (x1 - x0) * (y1 - y0), _MOST_PIXELS, "pixels")
-    _at_most(name, siz.tiles_across * siz.tiles_down, _MOST_TILES, "codestream tiles")
+    check_image(name, (x1 - x0) * (y1 - y0), siz.tiles_across * siz.tiles_down)
     return siz
 
 
@@ -226,38 +221,24 @@ def parse_coding(name: str, marker: int, body: bytes) -> Coding:
     )
 
 
-def check_cost(name: str, coding: Coding, height: int, width: int) -> int:
-    """Return the bytes that decoding a tile of this size takes at most, beside its bytes and its pixels.
+def check_quantisation(name: str, marker: int, body: bytes, levels: int) -> None:
+    """Check that QCD or QCC of a file with one component tell of every sub-band (T.800 A.6.4).
+
+    OpenJPEG takes 0 for what is not there, and decodes to other pixels without a word.
 
     Raises
     ------
     CodestreamError
-        If that is beyond any reason.
+        If they do not.
     """
-    samples = check_pixels(name, height, width)
-    blocks, precincts = coding.blocks_and_precincts(height, width)
-    _at_most(name, blocks + precincts, _MOST_BLOCKS, "code-blocks and precincts in one codestream tile")
-    _at_most(name, coding.layers * precincts, _MOST_PACKETS, "packets in one codestream tile")
-    return samples + (blocks + precincts) * _BYTES_PER_BLOCK
-
-
-def check_pixels(name: str, height: int, width: int) -> int:
-    """Return the bytes of a decoder's samples for this many pixels.
-
-    Raises
-    ------
-    CodestreamError
-        If more are to be decoded at once than is reasonable.
-    """
-    _at_most(name, height * width, _MOST_PIXELS_AT_ONCE, "pixels to be decoded at once")
-    return height * width * _BYTES_PER_SAMPLE
-
-
-def damaged(name: str, what: str) -> CodestreamError:
-    """Return the error of a file that is not as it was written."""
-    return CodestreamError(f"{name}: {what}: the file is truncated or corrupt, fetch it again")
-
-
-def _at_most(name: str, value: int, most: int, what: str) -> None:
-    if value > most:
-        raise damaged(name, f"its header announces {value} {what}, at most {most} are read")
+    values = body if marker == Marker.QCD else body[1:]
+    what = Marker(marker).name
+    if not values:
+        raise damaged(name, f"its {what} is empty")
+    kind, bands = values[0] & 0x1F, 3 * levels + 1
+    if kind not in STEP_BYTES:
+        raise damaged(name, f"its {what} is of kind {kind}, there are 0 to 2")
+    # Kind 1 has the lowest sub-band's, which all others follow from.
+    needed = STEP_BYTES[kind] * bands if kind != 1 else 2
+    if len(values) - 1 < needed:
+        raise damaged(name, f"its {what} has {len(values) - 1} bytes for {bands} sub-bands, {needed} are needed")

@@ -117,23 +117,31 @@ class BatchingDecoder:
         queue = self._queue
         with queue.changed:
             batch, queue.waiting = queue.waiting[: self._max_batch], queue.waiting[self._max_batch :]
-        error: Exception | None = RuntimeError("decoding was interrupted")
-        found: Sequence[NDArray[Any] | None] = [None] * len(batch)
+        for each in batch:
+            each.error = RuntimeError("decoding was interrupted")
         try:
-            found, error = self._checked(batch), None
-        except Exception as caught:  # noqa: BLE001 - raised in each thread whose codestream it was
-            error = caught
+            if not self._tried(batch) and len(batch) > 1:
+                for each in batch:  # one that cannot be decoded, of another product perhaps, must not fail the others
+                    self._tried([each])
         finally:  # nobody waits for ever, whatever ended this thread
             with queue.changed:
-                for each, pixels in zip(batch, found, strict=True):
-                    each.pixels, each.error, each.done = pixels, error, True
+                for each in batch:
+                    each.done = True
                 queue.changed.notify_all()
 
-    def _checked(self, batch: list[_Waiting]) -> Sequence[NDArray[Any] | None]:
-        found = self._decode_batch([each.codestream for each in batch])
-        if len(found) != len(batch):
-            raise RuntimeError(f"{len(found)} answers for {len(batch)} codestreams")
-        return found
+    def _tried(self, batch: list[_Waiting]) -> bool:
+        """Decode some together; False where that fails, and all of them have the error."""
+        try:
+            found = self._decode_batch([each.codestream for each in batch])
+            if len(found) != len(batch):
+                raise RuntimeError(f"{len(found)} answers for {len(batch)} codestreams")  # noqa: TRY301 - like any other
+        except Exception as error:  # noqa: BLE001 - raised in each thread whose codestream it was
+            for each in batch:
+                each.error = error
+            return False
+        for each, pixels in zip(batch, found, strict=True):
+            each.pixels, each.error = pixels, None
+        return True
 
 
 class NvImageCodecDecoder(BatchingDecoder):

@@ -44,7 +44,7 @@ class BandInput:
     channel: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unit:
     """One codestream tile of one band.
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: Segments of a tile-part's header beside which it decodes as the main header says, packets as they stand.
 _HARMLESS = frozenset({Marker.PLT, Marker.COM, Marker.QCD, Marker.QCC, Marker.RGN})
-_SOP_HEAD, _SOP_BYTES = b"\xff\x91\x00\x04", 6
+_SOP_HEAD, _SOP_BYTES, _EPH = b"\xff\x91\x00\x04", 6, b"\xff\x92"
 _LRCP, _RLCP, _RPCL = range(3)
 #: Samples on each side that an even one is made of; an odd one takes one more.
 _REACH_53, _REACH_97 = 1, 3
@@ -68,6 +68,24 @@ def thinned(coding: Coding, extent: Window, needed: Window, parts: Sequence[byte
     if len(found) < len(parts) or wanted is None:
         return None
     return [_thin_part(coding, part, data, wanted) for part, data in zip(found, parts, strict=True)]
+
+
+def has_emptied_packets(part: bytes) -> bool:
+    """Tell whether a packet that PLT gives a length is empty by its first bit, which makes it one byte (T.800 B.10.3).
+
+    So look the holes of a file that was written in part only: decoded, they would be pixels of half the range, bright
+    as clouds.
+    """
+    taken = taken_apart(part)
+    position = taken.start if taken else 0
+    for length in taken.lengths if taken else ():
+        marked = _SOP_BYTES if part.startswith(_SOP_HEAD, position) else 0
+        rest = length - marked
+        ends_there = rest == 1 or (rest == 1 + len(_EPH) and part.startswith(_EPH, position + marked + 1))
+        if rest > 0 and part[position + marked] < 0x80 and not ends_there:  # noqa: PLR2004 - the first bit
+            return True
+        position += length
+    return False
 
 
 def precinct_count(start: int, end: int, exponent: int) -> int:
@@ -173,4 +191,4 @@ def _thin_part(coding: Coding, part: TilePart, data: bytes, wanted: Iterator[boo
 def _empty(coding: Coding, head: bytes) -> bytes:
     """Return an empty packet in place of one that begins with `head`: its markers stay (T.800 A.8)."""
     before = head if coding.has_sop and head.startswith(_SOP_HEAD) else b""
-    return before + (b"\x00\xff\x92" if coding.has_eph else b"\x00")
+    return before + (b"\x00" + _EPH if coding.has_eph else b"\x00")

@@ -13,7 +13,7 @@ import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kappamask_stream.jp2.markers import Coding, Marker, Siz, parse_coding, parse_siz, segments_of
+from kappamask_stream.jp2.markers import STEP_BYTES, Coding, Marker, Siz, parse_coding, parse_siz, segments_of
 from kappamask_stream.jp2.precincts import precinct_count, taken_apart
 from kappamask_stream.jp2.tile_parts import SOT_BYTES
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from kappamask_stream.jp2.precincts import TilePart
 
 _LRCP, _RLCP, _RPCL = range(3)
-#: Bytes for each sub-band in QCD and QCC (T.800 table A.28): without quantisation, derived from one, each by itself.
-_STEP_BYTES = {0: 1, 1: 0, 2: 2}
 _BANDS_OF_A_RESOLUTION = 3
 
 
@@ -152,6 +150,6 @@ def _reduced_segment(marker: int, body: bytes) -> bytes:
         return body[:at] + bytes([body[at] - 1]) + body[at + 1 : at + 5] + precincts
     if marker in (Marker.QCD, Marker.QCC):
         style = body[0 if marker == Marker.QCD else 1] & 0x1F
-        dropped = _BANDS_OF_A_RESOLUTION * _STEP_BYTES.get(style, 0)
+        dropped = _BANDS_OF_A_RESOLUTION * STEP_BYTES.get(style, 0)
         return body[: len(body) - dropped]
     return body

@@ -10,17 +10,27 @@ import struct
 from typing import TYPE_CHECKING
 
 from kappamask_stream.grid import Window
-from kappamask_stream.jp2.markers import DECISIVE, Marker, check_cost, damaged, parse_coding, parse_siz, segments_of
-from kappamask_stream.jp2.precincts import thinned
+from kappamask_stream.jp2.limits import check_cost, check_segments, damaged
+from kappamask_stream.jp2.markers import (
+    DECISIVE,
+    Marker,
+    check_quantisation,
+    parse_coding,
+    parse_siz,
+    segments_of,
+)
+from kappamask_stream.jp2.precincts import has_emptied_packets, thinned
 from kappamask_stream.jp2.tile_parts import SOT_BYTES, check_totals, parse_sot
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from kappamask_stream.jp2.codestream import CodestreamIndex, CodestreamTile
     from kappamask_stream.jp2.tile_parts import Sot
 
 _ISOT = slice(4, 6)
+#: What a tile's own coding parameters may take to decode though the main header's take less: it is not reserved.
+_OWN_WORK_BYTES = 16 * 1024 * 1024
 
 
 def standalone_codestream(
@@ -40,7 +50,10 @@ def standalone_codestream(
         If the bytes are not the tile-parts that the index says.
     """
     if index.plain_reason is not None:
-        return b"".join(parts)
+        whole = b"".join(parts)
+        for at, tile_part in _tile_parts(index, whole):
+            _check_tile_header(index, index.codestream[0] + at, tile_part)
+        return whole
     _check_parts(index, tile, parts)
     pieces: list[bytes | memoryview] = [_tile_header(index, tile)]
     for part in parts if needed is None else _thinned(index, tile, parts, needed):
@@ -62,8 +75,22 @@ def _check_parts(index: CodestreamIndex, tile: CodestreamTile, parts: list[bytes
                 f"it should be of tile {tile.index} and have {length}",
             )
         sots.append(sot)
+        _check_tile_header(index, offset, memoryview(part))
+        if has_emptied_packets(part):
+            raise damaged(
+                index.name,
+                f"the tile-part of tile {tile.index} at byte {offset} has zeros where it lists packets with data",
+            )
     check_totals(index.name, tile.index, sots)
-    _check_tile_header(index, tile, parts[0])
+
+
+def _tile_parts(index: CodestreamIndex, whole: bytes) -> Iterator[tuple[int, memoryview]]:
+    """Yield each tile-part of a whole codestream, and where it begins: as the walk has found them."""
+    position, view = len(index.main_header), memoryview(whole)
+    while position < len(whole) and view[position : position + 2] != Marker.EOC.code:
+        length = parse_sot(index.name, whole[position : position + SOT_BYTES], position).length or len(whole) - position
+        yield position, view[position : position + length]
+        position += max(length, SOT_BYTES)
 
 
 def _thinned(index: CodestreamIndex, tile: CodestreamTile, parts: list[bytes], needed: Window) -> Sequence[bytes]:
@@ -78,18 +105,49 @@ def _thinned(index: CodestreamIndex, tile: CodestreamTile, parts: list[bytes], n
     return thinned(coding, extent, wanted, parts) or parts
 
 
-def _check_tile_header(index: CodestreamIndex, tile: CodestreamTile, part: bytes) -> None:
-    """Check what a tile's own coding parameters would cost, as the main header's were when it was indexed."""
-    position = SOT_BYTES
+def _check_tile_header(index: CodestreamIndex, offset: int, part: memoryview) -> None:
+    """Check what a tile-part's own coding parameters would cost, as the main header's were when it was indexed.
+
+    Parameters
+    ----------
+    offset : of the tile-part in the file.
+    """
+    position, count, levels, steps = SOT_BYTES, 0, None, []
+    tile = int.from_bytes(part[_ISOT], "big")
     while part[position : position + 2] != Marker.SOD.code:
         marker, length = struct.unpack_from(">HH", part, position) if position + 4 <= len(part) else (0, 0)
         if marker >> 8 != 0xFF or length < 2:  # noqa: PLR2004 - a segment's length counts itself
-            at = tile.parts[0][0] + position
-            raise damaged(index.name, f"tile {tile.index} has no marker segment at byte {at} but {marker:04x}")
+            raise damaged(index.name, f"tile {tile} has no marker segment at byte {offset + position} but {marker:04x}")
+        body = bytes(part[position + 4 : position + 2 + length]) if marker in DECISIVE else b""
         if marker in (Marker.COD, Marker.COC):
-            coding = parse_coding(index.name, marker, part[position + 4 : position + 2 + length])
-            check_cost(index.name, coding, tile.window.height, tile.window.width)
-        position += 2 + length
+            levels = _check_own_coding(index, tile, marker, body)
+        elif marker in (Marker.QCD, Marker.QCC):
+            steps.append((marker, body))
+        position, count = position + 2 + length, count + 1
+        check_segments(index.name, count)
+    if steps:
+        levels = _main_levels(index) if levels is None else levels
+        for marker, body in steps:
+            check_quantisation(f"{index.name}: tile {tile}", marker, body, levels)
+
+
+def _check_own_coding(index: CodestreamIndex, tile: int, marker: int, body: bytes) -> int:
+    """Check a COD or COC of a tile; returns its decompositions."""
+    siz = parse_siz(index.name, segments_of(index.name, index.main_header)[Marker.SIZ][0])
+    coding = parse_coding(index.name, marker, body)
+    needed = check_cost(index.name, coding, *siz.largest_tile)
+    most = max(index.decode_bytes, _OWN_WORK_BYTES)
+    if needed > most:
+        raise damaged(
+            index.name, f"codestream tile {tile} by itself wants {needed} bytes to be decoded, all others {most}"
+        )
+    return coding.levels
+
+
+def _main_levels(index: CodestreamIndex) -> int:
+    segments = segments_of(index.name, index.main_header)
+    kind = Marker.COC if Marker.COC in segments else Marker.COD
+    return parse_coding(index.name, kind, segments[kind][-1]).levels
 
 
 def tile_identity(tile: CodestreamTile, parts: list[bytes]) -> bytes:

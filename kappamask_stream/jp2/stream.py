@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: Rows and columns from one pixel to the next when looking for data.
 _SAMPLED = 32
 
+#: Tiles known to be zero that are kept of a band, and the bytes of one: ESA's have a few hundred, and are alike.
+_MOST_KNOWN, _LARGEST_KNOWN = 64, 16 * 1024
+
 
 @dataclass(frozen=True, kw_only=True)
 class TilePixels:
@@ -208,7 +211,7 @@ class TileStream:
             if decoding.done():
                 self._decoding.discard(decoding)
         self.stats.decodes[number] = self.stats.decodes.get(number, 0) + 1
-        if decoded.is_zero:
+        if decoded.is_zero and len(known) < _MOST_KNOWN and sum(map(len, parts)) <= _LARGEST_KNOWN:
             known.add(index.identity(unit.tile, parts))
         return decoded.pixels
 

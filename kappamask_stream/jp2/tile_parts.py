@@ -9,7 +9,8 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kappamask_stream.jp2.markers import Marker, damaged
+from kappamask_stream.jp2.limits import damaged
+from kappamask_stream.jp2.markers import Marker
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -20,11 +21,11 @@ ByteRange = tuple[int, int]
 SOT_BYTES = 12
 _SOT_HEAD = struct.pack(">HH", Marker.SOT, 10)
 _SHORTEST_PART = SOT_BYTES + 2  # and SOD
-#: 64-pixel tiles of a 10 m band in six tile-parts each are 177,000.
-_MOST_PARTS = 2**18
+#: Each of them is kept, for every band; ESA's 10 m bands have 121.
+_MOST_PARTS = 2**16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sot:
     """Start of a tile-part (T.800 A.4.2).
 
@@ -68,7 +69,7 @@ def check_totals(name: str, tile: int, sots: Sequence[Sot]) -> None:
         if sot.number != number:
             raise damaged(name, f"tile-part {number} of codestream tile {tile} calls itself {sot.number}")
     said = max((sot.total for sot in sots), default=0)
-    if said > len(sots):
+    if said and said != len(sots):
         raise damaged(name, f"codestream tile {tile} has {len(sots)} of {said} tile-parts")
 
 
@@ -108,12 +109,13 @@ def _tlm_entries(bodies: list[bytes]) -> list[tuple[int, int]] | None:
     for body in sorted(bodies):
         tile_bytes, is_long = (body[1] >> 4 & 3, bool(body[1] & 0x40)) if len(body) > 1 else (3, False)
         step = tile_bytes + (4 if is_long else 2)
-        if tile_bytes > 2 or (len(body) - 2) % step:  # noqa: PLR2004
+        count, rest = divmod(len(body) - 2, step)
+        if tile_bytes > 2 or rest or len(entries) + count > _MOST_PARTS:  # noqa: PLR2004
             return None
         for at in range(2, len(body), step):
             tile = int.from_bytes(body[at : at + tile_bytes], "big") if tile_bytes else len(entries)
             entries.append((tile, int.from_bytes(body[at + tile_bytes : at + step], "big")))
-    return entries if 0 < len(entries) <= _MOST_PARTS else None
+    return entries or None
 
 
 def walk_tile_parts(

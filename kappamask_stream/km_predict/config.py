@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -19,6 +18,10 @@ LEVELS = ("L1C", "L2A")
 #: What the networks were trained with and are served with; km_predict's own examples name the same.
 TILE_SIZE, OVERLAPPING, RESAMPLING = 512, 0.0625, "sinc"
 
+#: Of whole numbers: pixels of a tile, tiles of a batch.
+_MOST = 1_000_000
+#: Characters of a text; an area may have many corners.
+_LONGEST = 1 << 20
 _MISSING = object()
 
 
@@ -69,6 +72,8 @@ def parse_config(text: str, *, where: str, product: str | None = None) -> KmConf
     """
     try:
         document = json.loads(text)
+    except RecursionError as error:
+        raise UsageError(f"{where} is no configuration: its JSON is nested too deeply") from error
     except ValueError as error:
         raise UsageError(f"{where} is no JSON: {error}") from error
     if not isinstance(document, dict):
@@ -130,15 +135,15 @@ class _Reader:
         value = self._document.get(key)
         if value is None:
             return default
-        if not isinstance(value, str):
-            raise self._complaint(key, value, "a text")
+        if not isinstance(value, str) or not value.isprintable() or len(value) > _LONGEST:
+            raise self._complaint(key, value, "a text" if not isinstance(value, str) else "a text of one line")
         return value
 
     def whole_number(self, key: str, default: int) -> int:
         """Return a number of things, 1 or more."""
         value = self._document.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self._complaint(key, value, f"a whole number from 1, e.g. {default}")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST:
+            raise self._complaint(key, value, f"a whole number from 1 to {_MOST}, e.g. {default}")
         return value
 
     def overlapping(self, tile_size: int) -> float | int:
@@ -146,7 +151,7 @@ class _Reader:
         value = self._document.get("overlapping", OVERLAPPING)
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value < tile_size:
             return value
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 <= value < 1 or (value * tile_size) % 2:
             allowed = f"a share of the tile that is an even number of its {tile_size} pixels, e.g. {OVERLAPPING}"
             raise self._complaint("overlapping", value, allowed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cached_property
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import ParseError, TreeBuilder
 
@@ -20,10 +21,14 @@ XML_LIMIT = 8 * 1024 * 1024
 #: Real files have up to 5,000 elements, 9 deep; 8 MB could hold millions.
 _MOST_ELEMENTS = 200_000
 _DEEPEST = 64
+#: Real files have up to 1,700 attributes; a parser holds those of one element all at once.
+_MOST_ATTRIBUTES = 200_000
 
 _RESOLUTIONS = ("10", "20", "60")
 _MOST_PIXELS = 2**16
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+#: No part of it can match in two ways: a long text that is none costs one look at each character.
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+_LONGEST_NUMBER = 64
 
 
 def parse_xml(data: bytes, where: str) -> Element:
@@ -38,6 +43,12 @@ def parse_xml(data: bytes, where: str) -> Element:
     ProductError
         If it is malformed, too large, or uses what is refused.
     """
+    # Before the parser sees them, which takes 300 bytes for each; in every encoding an attribute has this byte.
+    if len(data) > XML_LIMIT or data.count(b"=") > _MOST_ATTRIBUTES:
+        raise ProductError(
+            f"{where} has {len(data)} bytes and {data.count(b'=')} attributes, at most {XML_LIMIT} and "
+            f"{_MOST_ATTRIBUTES} are read: it is no Sentinel-2 metadata"
+        )
     parser = DefusedXMLParser(target=_BoundedBuilder(where), forbid_dtd=True)
     try:
         parser.feed(data)
@@ -84,9 +95,14 @@ class Fields:
 
     def __init__(self, root: Element, where: str) -> None:
         self.where, self._root = where, root
-        self._named: dict[str, list[Element]] = {}
-        for element in root.iter():
-            self._named.setdefault(element.tag.rpartition("}")[2], []).append(element)
+
+    @cached_property
+    def _named(self) -> dict[str, list[Element]]:
+        """Elements by local name; made when it is asked for, so that elements inside their own kind cost nothing."""
+        named: dict[str, list[Element]] = {}
+        for element in self._root.iter():
+            named.setdefault(element.tag.rpartition("}")[2], []).append(element)
+        return named
 
     def error(self, name: str, wanted: str) -> ProductError:
         """Make the error that a field is not what is wanted."""
@@ -117,8 +133,8 @@ class Fields:
 
     def texts(self, *names: str) -> list[str]:
         """Return the texts of all elements of these names that hold one."""
-        found = (element.text for name in names for element in self._named.get(name, []))
-        return [stripped for text in found if text and (stripped := text.strip())]
+        found = (self._text_of(element, name) for name in names for element in self._named.get(name, []))
+        return [text for text in found if text]
 
     def optional(self, *names: str) -> str | None:
         """Return the one text of a field, None where it is left out."""
@@ -145,7 +161,7 @@ class Fields:
 
     def own_number(self) -> float:
         """Return the element's own text as a finite number."""
-        return self._as_number("", (self._root.text or "").strip())
+        return self._as_number("", self._text_of(self._root, ""))
 
     def optional_number(self, name: str) -> float | None:
         """Return a field as a finite number, None where it is left out or ``NaN``."""
@@ -166,9 +182,18 @@ class Fields:
             raise self.error(name, f"a whole number from 1 to {_MOST_PIXELS}")
         return int(value)
 
+    def _text_of(self, element: Element, name: str) -> str:
+        """Return an element's text; one with elements inside would be read as what stands before the first of them."""
+        if len(element):
+            raise ProductError(f"{self._label(name)} holds other elements, a text is expected")
+        return (element.text or "").strip()
+
     def _as_number(self, name: str, text: str) -> float:
-        value = float(text) if _NUMBER.fullmatch(text) else math.nan
+        is_number = len(text) <= _LONGEST_NUMBER and _NUMBER.fullmatch(text)
+        value = float(text) if is_number else math.nan
         if not math.isfinite(value):
-            label = f"{self.where}: {name}" if name else self.where
-            raise ProductError(f"{label} is {text[:80]!r}, not a number")
+            raise ProductError(f"{self._label(name)} is {text[:80]!r}, not a number")
         return value
+
+    def _label(self, name: str) -> str:
+        return f"{self.where}: {name}" if name else self.where

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream.errors import ProductError
 from kappamask_stream.metadata.hardened_xml import Fields, parse_xml
-from kappamask_stream.names import checked_path
+from kappamask_stream.names import checked_path, is_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +26,8 @@ _OFFSETS = {
     "L2A": ("BOA_ADD_OFFSET_VALUES_LIST", "BOA_ADD_OFFSET"),
 }
 _LARGEST_DN = 65535
+#: A reflectance of 1 has so many DN; all products so far say 10000 (AOT and WVP 1000).
+_LEAST_QUANTIFICATION = 1.0
 _FARTHEST_M = 2e7
 
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(\.\d+)?Z?", re.ASCII)
@@ -135,13 +137,24 @@ def tile_metadata(data: bytes, where: str) -> TileMetadata:
         epsg=int(zone[1]),
         ulx=ulx,
         uly=uly,
-        sizes={
-            gsd_m: (size.count("NROWS"), size.count("NCOLS")) for gsd_m, size in fields.by_resolution("Size").items()
-        },
+        sizes=_sizes(fields),
         sensing_time=fields.optional("SENSING_TIME"),
         sun_zenith_deg=sun[0].optional_number("ZENITH_ANGLE") if sun else None,
         sun_azimuth_deg=sun[0].optional_number("AZIMUTH_ANGLE") if sun else None,
     )
+
+
+def _sizes(fields: Fields) -> dict[int, tuple[int, int]]:
+    """Return rows and columns of each resolution, which must be of one extent, to less than a pixel."""
+    sizes = {gsd_m: (size.count("NROWS"), size.count("NCOLS")) for gsd_m, size in fields.by_resolution("Size").items()}
+    finest = min(sizes)
+    for gsd_m, size in sizes.items():
+        if any(abs(count * gsd_m - fine * finest) >= gsd_m for count, fine in zip(size, sizes[finest], strict=True)):
+            raise ProductError(
+                f"{fields.where}: Size is {size[0]} x {size[1]} at {gsd_m} m and {sizes[finest][0]} x "
+                f"{sizes[finest][1]} at {finest} m, which are not of one extent: the metadata contradicts itself"
+            )
+    return sizes
 
 
 def _corner(fields: Fields) -> tuple[float, float]:
@@ -162,10 +175,10 @@ def _corner(fields: Fields) -> tuple[float, float]:
 def _time(fields: Fields, name: str) -> str:
     """Return a time as file names have it."""
     found = _TIME.fullmatch(fields.text(name))
-    if found is None:
+    text = "{}{}{}T{}{}{}".format(*found.groups()[:6]) if found else ""
+    if not is_time(text):
         raise fields.error(name, "a time such as 2022-10-05T11:54:11.024Z")
-    year, month, day, hour, minute, second = found.groups()[:6]
-    return f"{year}{month}{day}T{hour}{minute}{second}"
+    return text
 
 
 def _offsets(fields: Fields, level: str, bands: tuple[str, ...]) -> dict[str, float]:
@@ -193,10 +206,17 @@ def _offsets(fields: Fields, level: str, bands: tuple[str, ...]) -> dict[str, fl
 def _quantification(fields: Fields, level: str, bands: tuple[str, ...]) -> dict[str, float]:
     """Return DN per unit of reflectance, and of AOT and WVP where they are given."""
     if level == "L1C":
-        return dict.fromkeys(bands, fields.positive("QUANTIFICATION_VALUE"))
-    values = dict.fromkeys(bands, fields.positive("BOA_QUANTIFICATION_VALUE", "L2A_BOA_QUANTIFICATION_VALUE"))
+        return dict.fromkeys(bands, _dn_per_unit(fields, "QUANTIFICATION_VALUE"))
+    values = dict.fromkeys(bands, _dn_per_unit(fields, "BOA_QUANTIFICATION_VALUE", "L2A_BOA_QUANTIFICATION_VALUE"))
     for band in ("AOT", "WVP"):
         names = f"{band}_QUANTIFICATION_VALUE", f"L2A_{band}_QUANTIFICATION_VALUE"
         if fields.texts(*names):
-            values[band] = fields.positive(*names)
+            values[band] = _dn_per_unit(fields, *names)
     return values
+
+
+def _dn_per_unit(fields: Fields, *names: str) -> float:
+    value = fields.positive(*names)
+    if not _LEAST_QUANTIFICATION <= value <= _LARGEST_DN:
+        raise fields.error(names[0], f"{_LEAST_QUANTIFICATION:g} to {_LARGEST_DN}")
+    return value

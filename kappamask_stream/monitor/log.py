@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import structlog
 
 from kappamask_stream.monitor.redaction import HIDDEN, Redaction
+from kappamask_stream.names import printable
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -142,16 +142,10 @@ def _ordered(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDic
 def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Escape what would start a line of its own, or steer a terminal; a traceback keeps its lines."""
     return {
-        name: "\n".join(map(_one_line, value.splitlines())) if name == "exception" else _shown(value)
+        name: "\n".join(map(printable, value.splitlines())) if name == "exception" else _shown(value)
         for name, value in event.items()
     }
 
 
 def _shown(value: Any) -> Any:
-    return _one_line(value) if isinstance(value, str) else value
-
-
-def _one_line(text: str) -> str:
-    if text.isprintable():
-        return text
-    return re.sub(r".", lambda c: c[0] if c[0].isprintable() else ascii(c[0])[1:-1], text, flags=re.DOTALL)
+    return printable(value) if isinstance(value, str) else value

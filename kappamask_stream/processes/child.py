@@ -28,6 +28,7 @@ from kappamask_stream.resources import Resources
 from kappamask_stream.result import ProductProgress
 from kappamask_stream.runner import Turns, Workshop, masked
 from kappamask_stream.s3 import Stores
+from kappamask_stream.signals import SIGNAL_BASE
 from kappamask_stream.sources.hrefs import shown_url
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 _PICTURES_PERIOD_S = 0.25
 #: Cleaning up takes moments. A child that is not through by then shows where it hangs, and ends all the same.
 _LONGEST_STOP_S = 60.0
-_SIGNAL_BASE = 128
 
 
 class Parent:
@@ -222,4 +222,4 @@ def main() -> None:
     try:
         asyncio.run(_serve_standard_pipes())
     except asyncio.CancelledError:
-        raise SystemExit(_SIGNAL_BASE + signal.SIGTERM) from None
+        raise SystemExit(SIGNAL_BASE + signal.SIGTERM) from None

@@ -6,6 +6,7 @@ botocore's own retries are off: each attempt that fails is told.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -109,14 +110,23 @@ class QueueClients:
         """
         return await self.persist(lambda: self.attempt(call), call.what)
 
-    async def receive(self, call: Call, give_back: Callable[[dict[str, Any]], Awaitable[None]]) -> dict[str, Any]:
+    async def receive(
+        self, call: Call, give_back: Callable[[dict[str, Any]], Awaitable[None]]
+    ) -> tuple[dict[str, Any], float]:
         """Call an operation whose answer must not be lost when the caller is cancelled.
 
         The service goes on with a request whose connection is closed, and gives messages away that nobody gets. So the
         request goes on when the caller is cancelled (which does not wait for it), and its answer is given back.
+
+        Returns
+        -------
+        The answer, and ``time.monotonic()`` of the moment when it was asked for: nothing in it is older.
         """
+        asked = 0.0
 
         async def attempt() -> dict[str, Any]:
+            nonlocal asked
+            asked = time.monotonic()
             request = asyncio.create_task(self.attempt(call))
             try:
                 return await asyncio.shield(request)
@@ -124,7 +134,11 @@ class QueueClients:
                 self._leave(request, give_back, call.waits_s)
                 raise
 
-        return await self.persist(attempt, call.what)
+        return await self.persist(attempt, call.what), asked
+
+    def tell(self, cause: str, text: str) -> None:
+        """Tell of something that is not as it should be, as of an attempt that is followed by another."""
+        self._on_retry(cause, text)
 
     def _leave(
         self,

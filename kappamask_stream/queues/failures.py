@@ -16,6 +16,7 @@ from kappamask_stream.s3.failures import (
     NO_CREDENTIALS,
     Refusal,
     broken,
+    is_of_other_time,
     quoted,
     refusal_of_call,
     worth_another,
@@ -75,7 +76,7 @@ def meant_of_entry(entry: Mapping[str, object], what: str) -> Exception:
 
 
 def _of_refusal(refusal: Refusal, what: str) -> Exception:
-    if refusal.code in _QUOTES_REQUEST:
+    if refusal.code in _QUOTES_REQUEST and not is_of_other_time(refusal):
         refusal = replace(refusal, message="")
     return worth_another(refusal, signed=True, who="the service") or _final(refusal, what)
 

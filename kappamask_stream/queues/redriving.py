@@ -78,7 +78,9 @@ async def redrive(
     """
     if dead_letter_queue.url == queue.url:
         raise UsageError(f"{queue.url} is the queue and its dead-letter queue: there is nothing to move")
-    began, there = time.time(), (await dead_letter_queue.stats()).waiting
+    now = await dead_letter_queue.stats()
+    # Messages tell when they were sent by the service's clock: this machine's may be another.
+    began, there = time.time() if now.told_at is None else now.told_at, now.waiting
     async with Look(dead_letter_queue, hidden_s=_HIDDEN_S) as look:
         move = _Move(dead_letter_queue, queue, look, on_progress)
         while (most is None or move.count.moved < most) and (batch := await look.next()):

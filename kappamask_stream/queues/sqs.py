@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import time
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from kappamask_stream.errors import QueueError
+from kappamask_stream.errors import QueueError, QueueUnavailableError
 from kappamask_stream.queues.addresses import parse_arn, place_of_queue
 from kappamask_stream.queues.batching import call_batch
 from kappamask_stream.queues.clients import Call
@@ -57,7 +58,11 @@ class SqsQueue:
         return Call(place=self._place, operation=operation, what=what or self._what, params=params, waits_s=waits_s)
 
     async def receive(self, most: int, *, wait_s: int, visibility_s: int) -> list[Message]:
-        """Wait for messages and return them; see `Queue.receive`."""
+        """Wait for messages and return them; see `Queue.receive`.
+
+        A body that is not the one that was sent, by the digest that comes with it, might name another product: such a
+        message is left to come back by itself.
+        """
         call = self._call(
             "receive_message", waits_s=wait_s, MaxNumberOfMessages=min(most, BATCH), WaitTimeSeconds=wait_s,
             VisibilityTimeout=visibility_s, MessageAttributeNames=["All"],
@@ -65,9 +70,18 @@ class SqsQueue:
         )  # fmt: skip
 
         async def give_back(answer: Mapping[str, Any]) -> None:
-            await self.hide_each(_messages(answer), 0)
+            await self.hide_each(_messages(answer, 0.0), 0)
 
-        return _messages(await self.clients.receive(call, give_back))
+        answer, asked = await self.clients.receive(call, give_back)
+        messages, changed = _messages(answer, asked), _changed(answer)
+        sound = [message for message in messages if message.id not in changed]
+        if len(sound) < len(messages):
+            count = f"{len(messages) - len(sound)} of {len(messages)}"
+            text = f"{self._what}: {count} messages came with another body than was sent (MD5OfBody): received later"
+            if not sound:
+                raise QueueUnavailableError(text)
+            self.clients.tell(QueueUnavailableError.__name__, text)
+        return sound
 
     async def hide(self, message: Message, seconds: int) -> None:
         """Hide a message for so long from now, 12 hours from its delivery at most; 0 gives it back at once."""
@@ -134,11 +148,17 @@ class SqsQueue:
         for numbers in batches(good):
             end = await self._batch("send_message_batch", {number: _entry(good[number]) for number in numbers})
             for number, outcome in end.outcomes.items():
-                outcomes[number] = outcome if isinstance(outcome, QueueError) else str(outcome["MessageId"])
+                outcomes[number] = outcome if isinstance(outcome, QueueError) else self._taken(outcome, good[number])
             if end.failed is not None:
                 outcomes = {**dict.fromkeys(good, end.failed), **outcomes}
                 break
         return [outcomes[number] for number in range(len(drafts))]
+
+    def _taken(self, said: Mapping[str, Any], draft: Draft) -> str | QueueError:
+        """Return a sent message's id, or that the queue has taken another text: its digest tells."""
+        if said.get("MD5OfMessageBody", _digest(draft.body)) == _digest(draft.body):
+            return str(said["MessageId"])
+        return QueueUnavailableError(f"{self._what}: it has taken another text than was sent: see MD5OfMessageBody")
 
     async def stats(self) -> QueueStats:
         """Return the queue's counts, and its dead-letter queue.
@@ -159,6 +179,7 @@ class SqsQueue:
                 delayed=int(said[_DELAYED]),
                 dead_letter_queue=await self._url_of(policy["deadLetterTargetArn"]) if policy else None,
                 receives_before_dead=int(policy["maxReceiveCount"]) if policy else None,
+                told_at=_told_at(answer),
             )
         except (KeyError, ValueError, TypeError) as error:
             raise QueueError(f"{self._what}: what the service says of it is not understood ({error!r})") from error
@@ -182,9 +203,30 @@ def _entry(draft: Draft) -> dict[str, Any]:
     return {**entry, "DelaySeconds": draft.delay_s} if draft.delay_s else entry
 
 
-def _messages(answer: Mapping[str, Any]) -> list[Message]:
+def _digest(text: str) -> str:
+    """Return the MD5 that SQS tells of a text."""
+    return hashlib.md5(text.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
+
+
+def _changed(answer: Mapping[str, Any]) -> set[str]:
+    """Return the ids of received messages whose bodies changed on their way; without a digest they are believed."""
+    return {
+        said["MessageId"]
+        for said in answer.get("Messages", [])
+        if said.get("MD5OfBody", _digest(said["Body"])) != _digest(said["Body"])
+    }
+
+
+def _told_at(answer: Mapping[str, Any]) -> float | None:
+    """Return the service's time of an answer: its header Date (RFC 9110, 6.6.1)."""
+    try:
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
+    except (KeyError, ValueError):
+        return None
+
+
+def _messages(answer: Mapping[str, Any], asked: float) -> list[Message]:
     """Read what was received; counts that a service other than Amazon's does not tell are those of a first delivery."""
-    now = time.monotonic()
     return [
         Message(
             id=said["MessageId"],
@@ -193,7 +235,7 @@ def _messages(answer: Mapping[str, Any]) -> list[Message]:
             attributes=text_attributes(said.get("MessageAttributes", {})),
             received=int(said.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
             sent_at=int(said.get("Attributes", {}).get("SentTimestamp", 0)) / 1000,
-            received_at=now,
+            received_at=asked,
         )
         for said in answer.get("Messages", [])
     ]

@@ -21,7 +21,8 @@ class Message:
     attributes : that the sender gave, as text; those of bytes are left out.
     received : times that it was delivered, this one included.
     sent_at : seconds since 1970, by the queue's clock.
-    received_at : ``time.monotonic()`` of this delivery; a queue hides a message for 12 hours from then, not longer.
+    received_at : ``time.monotonic()`` of this delivery, or before it: of the request, as an answer may have been long
+        on its way. A queue hides a message for as long as it was asked to from the delivery, 12 hours at most.
     """
 
     id: str
@@ -59,6 +60,8 @@ class QueueStats:
     waiting, in_work, delayed : messages that can be received, are hidden by a delivery, cannot be received yet.
     dead_letter_queue : URL of the queue of its redrive policy; None without one.
     receives_before_dead : deliveries after which the queue itself moves a message there; None without a policy.
+    told_at : seconds since 1970 by the service's clock, whole ones; None where it does not tell. This machine's clock
+        may be another, and `Message.sent_at` is of the service's.
     """
 
     waiting: int
@@ -66,6 +69,7 @@ class QueueStats:
     delayed: int
     dead_letter_queue: str | None = None
     receives_before_dead: int | None = None
+    told_at: float | None = None
 
 
 class Sink(Protocol):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import AioSession
-from botocore.exceptions import NoCredentialsError  # type: ignore[import-untyped]
+from botocore.exceptions import CredentialRetrievalError, NoCredentialsError  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,10 +45,17 @@ class RenewableCredentials(AioCredentials):  # type: ignore[misc]
         ------
         NoCredentialsError
             If the chain has none.
+        CredentialRetrievalError
+            If it has none that are valid by this machine's clock.
         """
         if self._current is None:
             await self.renew(0)
-        return await self._current.get_frozen_credentials()
+        try:
+            return await self._current.get_frozen_credentials()
+        except RuntimeError as error:  # botocore's only word for new ones that are past their end already
+            method = getattr(self._current, "method", None) or "the chain"
+            remedy = "is this machine's clock right?"
+            raise CredentialRetrievalError(provider=method, error_msg=f"{error} {remedy}") from error
 
     async def renew(self, seen: int) -> None:
         """Walk the chain again, unless somebody has since `generation` was `seen`."""

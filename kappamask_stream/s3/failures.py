@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import socket
 from dataclasses import dataclass
 from html import unescape
 from http import HTTPStatus
@@ -30,6 +32,8 @@ _OVERLOADED = {
     "RequestThrottledException", "Throttled", "ThrottledException", "KmsThrottled", "KMSThrottling", "OverLimit",
 }  # fmt: skip
 _LATER = {"InternalError", "InternalFailure", "ServiceUnavailable", "RequestTimeout", "BadDigest", "OperationAborted"}
+#: This machine's clock and the store's differ by more than signatures may: S3's code, how SQS's and SNS's words begin.
+_OTHER_TIME, _OTHER_TIMES = "RequestTimeTooSkewed", ("Signature expired", "Signature not yet current")
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 _DENIED = {"AccessDenied", "AllAccessDisabled", "403"}
 #: The store does not know who asks.
@@ -111,14 +115,20 @@ def _refusal(status: int, said: Mapping[str, Any], headers: Mapping[str, str]) -
     message = "".join(character for character in str(said.get("Message", "")) if character.isprintable())
     region = str(said.get("Region") or headers.get("x-amz-bucket-region") or "")
     is_elsewhere = status in _ELSEWHERE and _REGION.fullmatch(region) is not None
-    after = headers.get("Retry-After") or headers.get("retry-after")
+    # aiohttp's headers know no case, botocore's are written small.
+    after, date = (headers.get(name) or headers.get(name.lower()) for name in ("Retry-After", "Date"))
     return Refusal(
         status=status,
         code=code[:80] or str(status),
         message=message[:_LONGEST],
-        retry_after_s=retry_after_s(after),
+        retry_after_s=retry_after_s(after, date),
         region=region if is_elsewhere else None,
     )
+
+
+def is_of_other_time(refusal: Refusal) -> bool:
+    """Tell whether a signature is refused because this machine's clock and the store's differ."""
+    return refusal.code == _OTHER_TIME or refusal.message.startswith(_OTHER_TIMES)
 
 
 def of_refusal(refusal: Refusal, url: str, *, signed: bool) -> Exception:
@@ -147,6 +157,8 @@ def worth_another(refusal: Refusal, *, signed: bool, who: str = "the store") -> 
     failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED
     if failed or status == HTTPStatus.REQUEST_TIMEOUT or code in _LATER:
         return TryLaterError(f"{who} answers {refusal.said}", retry_after_s=refusal.retry_after_s)
+    if is_of_other_time(refusal):  # a clock that has jumped is set again
+        return TryLaterError(f"{who} answers {status} {code}: its clock and this machine's differ: set this machine's")
     if signed and (code in _EXPIRED or (status == HTTPStatus.FORBIDDEN and "expired" in refusal.message.lower())):
         return ExpiredError(f"the credentials have expired ({refusal.said})")
     return None
@@ -218,8 +230,20 @@ def broken(error: Exception, who: str = "the store") -> str:
     if isinstance(error, (asyncio.TimeoutError, botocore.ReadTimeoutError, botocore.ConnectTimeoutError)):
         return f"{who} does not answer in time"
     if isinstance(error, (aiohttp.ClientConnectorError, botocore.EndpointConnectionError)):
-        return f"{who} cannot be reached"
+        return f"{who}{unreached(error)}"
     return "the connection broke off"
+
+
+def unreached(error: Exception) -> str:
+    """Say whom nobody could connect to, and why: `` at HOST:PORT cannot be reached: connection refused``."""
+    cause = error.kwargs.get("error") if isinstance(error, botocore.EndpointConnectionError) else error
+    if not isinstance(cause, aiohttp.ClientConnectorError):
+        return " cannot be reached"
+    if isinstance(cause.os_error, socket.gaierror):
+        why = "the name does not resolve"
+    else:
+        why = os.strerror(cause.os_error.errno).lower() if cause.os_error.errno else quoted(cause.os_error)
+    return f" at {cause.host}:{cause.port} cannot be reached: {why}"
 
 
 def quoted(error: Exception) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kappamask_stream.s3.options import S3Object
     from kappamask_stream.s3.session import S3Session
 
-_CONTENT_RANGE = re.compile(r"bytes (?P<first>\d+)-(?P<last>\d+)/(?P<total>\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (?P<first>\d{1,18})-(?P<last>\d{1,18})/(?P<total>\d{1,18}|\*)", re.ASCII)
 
 
 @dataclass(kw_only=True)

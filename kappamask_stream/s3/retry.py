@@ -79,8 +79,13 @@ class Patience:
         return whole * self.rng.uniform(0.5, 1.0)
 
 
-def retry_after_s(header: str | None) -> float | None:
-    """Read a Retry-After header, seconds or a date (RFC 9110, 10.2.3); None where it is neither."""
+def retry_after_s(header: str | None, date: str | None) -> float | None:
+    """Read a Retry-After header, seconds or a date (RFC 9110, 10.2.3); None where it is neither.
+
+    Parameters
+    ----------
+    date : the header Date of the same answer, which the other date counts from: this machine's clock may be another.
+    """
     if not header:
         return None
     if header.isascii() and header.isdigit():
@@ -89,7 +94,11 @@ def retry_after_s(header: str | None) -> float | None:
         until = parsedate_to_datetime(header)
     except ValueError:
         return None
-    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    try:
+        now = parsedate_to_datetime(date or "")
+    except ValueError:
+        now = datetime.now(UTC)
+    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - now.replace(tzinfo=now.tzinfo or UTC)).total_seconds())
 
 
 async def _nothing_to_renew() -> None:

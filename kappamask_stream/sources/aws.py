@@ -178,8 +178,8 @@ async def _read_json(client: S3Client, bucket: str, key: str) -> dict[str, Any]:
     data = await client.get(bucket, key, limit=_JSON_LIMIT)
     try:
         content = json.loads(data)
-    except ValueError as error:  # of UTF-8, too
-        raise ProductError(f"s3://{bucket}/{key} is no JSON: {str(error)[:100]}") from error
+    except (ValueError, RecursionError) as error:  # of UTF-8, too
+        raise ProductError(f"s3://{bucket}/{key} is no JSON: {ascii(str(error))[1:-1][:100]}") from error
     if not isinstance(content, dict):
         raise ProductError(f"s3://{bucket}/{key} holds no JSON object")
     return content

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from kappamask_stream.errors import ProductError
 from kappamask_stream.sources.directory import DirectorySource
-from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -83,11 +82,11 @@ class FileBlob:
     async def size(self) -> int:
         """See `Blob.size`."""
         try:
-            return (await in_thread(None, self._path.stat)).st_size
-        except FileNotFoundError as error:
+            return await self._folder.size(self._path.name)
+        except ProductError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
             raise ProductError(f"{self.label} does not exist: check the path to the product") from error
-        except OSError as error:
-            raise ProductError(f"cannot read {self.label}: {error.strerror}") from error
 
     async def read(self, start: int, length: int) -> bytes:
         """See `Blob.read`."""

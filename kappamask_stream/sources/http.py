@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -17,17 +18,23 @@ from kappamask_stream.s3.segments import in_segments
 from kappamask_stream.sources.hrefs import shown_url
 from kappamask_stream.sources.http_answers import Pin, check_range, failure_of, pin_of, refuse_status
 from kappamask_stream.sources.http_guard import guard
+from kappamask_stream.sources.reach import ReachConnector, Visit, is_too_far, no_further, on_visit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+
+    from multidict import istr
 
     from kappamask_stream.sources.hrefs import MayRead
+    from kappamask_stream.sources.reach import Space
 
 T = TypeVar("T")
 
 #: Asked for when a file's size is: holds the header of a COG and of a JPEG 2000 file.
 _HEAD_BYTES = 16 * 1024
 _CHUNK = 1 << 18
+#: Times `read_s` that a whole small document may take.
+_WHOLE_READS = 10
 
 
 class HttpStore:
@@ -67,7 +74,7 @@ class HttpStore:
         if self._session is None:
             patience = self.patience
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._limits.connections),
+                connector=ReachConnector(limit=self._limits.connections),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=patience.connect_s, sock_read=patience.read_s),
                 trust_env=True,
                 # Lengths and ranges count the bytes on the wire.
@@ -85,6 +92,8 @@ class HttpStore:
             try:
                 return await attempt()
             except (aiohttp.ClientError, TimeoutError) as error:
+                if is_too_far(error):
+                    raise no_further(shown) from error
                 raise failure_of(error, shown) from error
 
         return await persist(
@@ -96,11 +105,19 @@ class HttpStore:
             on_retry=self._on_retry,
         )
 
-    def blob(self, url: str, may_read: MayRead | None = None) -> HttpBlob:
-        """Return a file to be read at random; nothing is asked yet. `may_read` holds for redirects, too."""
-        return HttpBlob(url, self, may_read)
+    def blob(self, url: str, may_read: MayRead | None = None, reach: Space | None = None) -> HttpBlob:
+        """Return a file to be read at random; nothing is asked yet.
 
-    async def fetch(self, url: str, *, limit: int, may_read: MayRead | None = None) -> tuple[bytes, str]:
+        Parameters
+        ----------
+        may_read : asked for the URL, and for those that it is redirected to.
+        reach : how far inside the URL, and those that it is redirected to, may lead; None: anywhere.
+        """
+        return HttpBlob(url, self, may_read, reach)
+
+    async def fetch(
+        self, url: str, *, limit: int, may_read: MayRead | None = None, visit: Visit | None = None
+    ) -> tuple[bytes, str]:
         """Return a whole small document, and the URL that it came from after redirects.
 
         For answers made on demand, too: no ranges, and no length, are needed.
@@ -108,6 +125,7 @@ class HttpStore:
         Parameters
         ----------
         may_read : asked for the URL, and for those that it is redirected to.
+        visit : how far it may lead; afterwards where it has led.
 
         Raises
         ------
@@ -118,17 +136,26 @@ class HttpStore:
         """
         shown = shown_url(url)
 
-        async def attempt() -> tuple[bytes, str]:
-            async with self.session.get(url, middlewares=guard(may_read, shown)) as answer:
-                refuse_status(answer, shown)
-                data = bytearray()
-                async for piece in answer.content.iter_chunked(_CHUNK):
-                    data += piece
-                    if len(data) > limit:
-                        raise ProductError(f"{shown} is longer than {limit} bytes: it is not what is expected")
-                return bytes(data), str(answer.url)
+        async def attempt() -> tuple[bytes, str, Visit | None]:
+            now = None if visit is None else replace(visit)
+            with on_visit(now):
+                async with (
+                    # A server that sends a byte now and then is never silent, and never comes to an end.
+                    asyncio.timeout(_WHOLE_READS * self.patience.read_s),
+                    self.session.get(url, middlewares=guard(may_read, shown)) as answer,
+                ):
+                    refuse_status(answer, shown)
+                    data = bytearray()
+                    async for piece in answer.content.iter_chunked(_CHUNK):
+                        data += piece
+                        if len(data) > limit:
+                            raise ProductError(f"{shown} is longer than {limit} bytes: it is not what is expected")
+                    return bytes(data), str(answer.url), now
 
-        return await self.persist(attempt, shown)
+        data, place, led = await self.persist(attempt, shown)
+        if visit is not None and led is not None:
+            visit.space = led.space
+        return data, place
 
     async def aclose(self) -> None:
         """Close the connections; may be called again."""
@@ -147,9 +174,9 @@ class HttpBlob:
 
     coalesce_bytes = 4 << 20
 
-    def __init__(self, url: str, store: HttpStore, may_read: MayRead | None = None) -> None:
+    def __init__(self, url: str, store: HttpStore, may_read: MayRead | None = None, reach: Space | None = None) -> None:
         self.label = shown_url(url)
-        self._url, self._store, self._middlewares = url, store, guard(may_read, self.label)
+        self._url, self._store, self._middlewares, self._reach = url, store, guard(may_read, self.label), reach
         self._pin: Pin | None = None
         self._head = b""
         self._opening = asyncio.Lock()
@@ -219,13 +246,21 @@ class HttpBlob:
 
     async def _first(self) -> tuple[bytes, Pin]:
         headers = {hdrs.RANGE: f"bytes=0-{_HEAD_BYTES - 1}"}
-        async with self._store.session.get(self._url, headers=headers, middlewares=self._middlewares) as answer:
+        async with self._asked(headers) as answer:
             pin = pin_of(answer, self.label, _HEAD_BYTES)
             wanted = min(pin.size, _HEAD_BYTES)
             try:
                 return await answer.content.readexactly(wanted), pin
             except asyncio.IncompleteReadError as error:
                 raise TryLaterError(f"the answer ended at {len(error.partial)} of {wanted} bytes") from error
+
+    @asynccontextmanager
+    async def _asked(self, headers: Mapping[istr, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        visit = None if self._reach is None else Visit(space=self._reach)
+        with on_visit(visit):
+            get = self._store.session.get(self._url, headers=headers, middlewares=self._middlewares)
+            async with get as answer:
+                yield answer
 
     async def _fetch(self, pin: Pin, start: int, length: int, put: Callable[[bytes], None]) -> None:
         """Give `put` the bytes of a range of the pinned version, in order, each exactly once."""
@@ -247,7 +282,7 @@ class HttpBlob:
             headers = {hdrs.RANGE: f"bytes={reached}-{end - 1}"}
             if pin.validator:
                 headers[hdrs.IF_RANGE] = pin.validator
-            async with self._store.session.get(self._url, headers=headers, middlewares=self._middlewares) as answer:
+            async with self._asked(headers) as answer:
                 check_range(answer, pin, self.label, reached, end)
                 async for piece in answer.content.iter_chunked(_CHUNK):
                     if reached + len(piece) > end:

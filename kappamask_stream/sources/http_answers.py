@@ -16,9 +16,10 @@ from kappamask_stream.errors import (
     StoreCredentialsError,
     StoreError,
 )
+from kappamask_stream.s3.failures import unreached
 from kappamask_stream.s3.retry import TryLaterError, retry_after_s
 
-_RANGE = re.compile(r"bytes (?:(?P<first>\d+)-(?P<last>\d+)|\*)/(?P<total>\d+|\*)")
+_RANGE = re.compile(r"bytes (?:(?P<first>\d{1,18})-(?P<last>\d{1,18})|\*)/(?P<total>\d{1,18}|\*)", re.ASCII)
 _LATER = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 _OVERLOADED = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
@@ -79,7 +80,7 @@ def refuse_status(answer: aiohttp.ClientResponse, shown: str) -> None:
         raise TryLaterError(
             f"the server answers {status} {answer.reason}",
             overloaded=status in _OVERLOADED,
-            retry_after_s=retry_after_s(answer.headers.get(hdrs.RETRY_AFTER)),
+            retry_after_s=retry_after_s(answer.headers.get(hdrs.RETRY_AFTER), answer.headers.get(hdrs.DATE)),
         )
     if status in _GONE:
         raise ProductError(f"{shown} is not there (the server answers {status} {answer.reason}): check the URL")
@@ -159,7 +160,7 @@ def failure_of(error: Exception, shown: str) -> Exception:
     if isinstance(error, TimeoutError):
         return TryLaterError("the server does not answer in time")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return TryLaterError("the server cannot be reached")
+        return TryLaterError(f"the server{unreached(error)}")
     return TryLaterError("the connection broke off")
 
 

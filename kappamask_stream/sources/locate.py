@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ async def open_source(
     scheme = _SCHEME.match(where)
     if scheme is not None:
         return await locator.on_the_web(where, scheme["scheme"].lower())
-    if name is not None and not await in_thread(None, Path(where).exists):
+    if name is not None and not await in_thread(None, os.path.exists, where):
         raise UsageError(
             f"{where} is no file or directory here; it is a product's name: say where it is with --source aws, "
             "--source cdse or --source FOLDER"
@@ -138,7 +139,8 @@ class _Locator:
 
     async def local(self, path: Path) -> Source:
         suffix = path.suffix.lower()
-        if suffix in {".zip", ".json"} and await in_thread(None, path.is_file):
+        # Not Path.is_file, which raises for a folder that may not be looked into: that is said when it is read.
+        if suffix in {".zip", ".json"} and await in_thread(None, os.path.isfile, path):
             if suffix == ".json":
                 return await self._stac_item(str(path))
             from kappamask_stream.sources.blob import FileBlob
@@ -148,10 +150,10 @@ class _Locator:
 
     async def _in_folder(self, name: ProductName, folder: Path) -> Source:
         forms = [form.format(name.text) for form in _FORMS]
-        present = await in_thread(None, lambda: [form for form in forms if (folder / form).exists()])
+        present = await in_thread(None, _present, folder, forms)
         if present:
             return await self.local(folder / present[0])
-        if not await in_thread(None, folder.is_dir):
+        if not await in_thread(None, os.path.isdir, folder):
             raise UsageError(f"--source {folder} is no folder; aws, cdse, a folder or s3://BUCKET/PREFIX is expected")
         raise ProductError(f"{folder} holds no {name.text}: looked for {', '.join(forms)}")
 
@@ -175,6 +177,11 @@ class _Locator:
         from kappamask_stream.sources.stac_item import open_stac_item
 
         return await open_stac_item(where, stores=self.stores, may_read=self.may_read)
+
+
+def _present(folder: Path, forms: list[str]) -> list[str]:
+    # Path.exists raises for a folder that may not be looked into.
+    return [form for form in forms if os.path.exists(folder / form)]  # noqa: PTH110
 
 
 def _archive(blob: Blob) -> Source:

@@ -199,7 +199,7 @@ def _band(key: str, asset: Node, properties: Node, base: str, name: ProductName)
         gsd_m=gsd_m,
         format=form,
         href=href,
-        nbytes=int(nbytes) if nbytes is not None and 0 < nbytes < 2**40 else None,
+        nbytes=int(nbytes) if nbytes is not None and 1 <= nbytes < 2**40 else None,
         scale=scale,
         offset=offset,
         place=place,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from kappamask_stream.errors import ProductError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_EPSG = re.compile(r"EPSG:([0-9]{1,9})", re.IGNORECASE | re.ASCII)
 _LARGEST_SIDE = 100_000
 _FARTHEST_M = 2e7
 
@@ -166,8 +168,9 @@ def epsg_of(asset: Node, properties: Node) -> int | None:
     """
     for node in (asset, properties):
         code, number = node.text("proj:code"), node.number("proj:epsg")
-        if code is not None and code.upper().startswith("EPSG:") and code[5:].isdecimal():
-            number = float(code[5:])
+        found = None if code is None else _EPSG.fullmatch(code)
+        if found is not None:
+            number = float(found[1])
         if number is not None:
             if not (number == int(number) and (32601 <= number <= 32660 or 32701 <= number <= 32760)):  # noqa: PLR2004
                 raise node.error("proj:code" if code else "proj:epsg", "a UTM zone, 32601 to 32660 or 32701 to 32760")

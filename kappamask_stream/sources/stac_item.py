@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream.errors import ProductError, UsageError
 from kappamask_stream.s3 import CDSE, is_s3_url, parse_s3_url
+from kappamask_stream.s3.connections import configured_endpoint
 from kappamask_stream.sources.aws import paid_by_reader
 from kappamask_stream.sources.blob import FileBlob
 from kappamask_stream.sources.hrefs import is_local, require_readable, shown_url
+from kappamask_stream.sources.reach import Space, Visit
 from kappamask_stream.sources.s3 import S3Blob
 from kappamask_stream.sources.stac_bands import parse_item, self_link
 from kappamask_stream.sources.stac_source import StacItemSource, path_of
@@ -43,21 +45,31 @@ async def open_stac_item(where: str, *, stores: Stores, may_read: MayRead | None
     StoreError
         If a store or server refuses, or cannot be reached.
     """
-    data, label, base = await _read(where, stores, may_read)
+    # Where there is a list of places, that is the rule: whoever wrote it knows where they are.
+    visit = Visit() if may_read is None else None
+    data, label, base = await _read(where, stores, may_read, visit)
+    reach = None if visit is None else visit.space
     item = await in_thread(None, _parse, data, label, base)
     form, bands = item.of_format()
     places = {path_of(asset): asset.href for asset in bands.values()}
     names = {"product": f"MTD_MSI{item.name.level}.xml", "granule": "MTD_TL.xml"}
     places |= {names[kind]: place for kind, place in item.metadata.items()}
-    blobs = {path: await _blob(place, stores, may_read, said_by=label) for path, place in places.items()}
+    blobs = {path: await _blob(place, stores, may_read, said_by=label, reach=reach) for path, place in places.items()}
     return StacItemSource(item, form, bands, blobs)
 
 
-async def _read(where: str, stores: Stores, may_read: MayRead | None) -> tuple[bytes, str, str]:
-    """Return an Item's bytes, its place as it may be shown, and the place that relative links start from."""
+async def _read(where: str, stores: Stores, may_read: MayRead | None, visit: Visit | None) -> tuple[bytes, str, str]:
+    """Return an Item's bytes, its place as it may be shown, and the place that relative links start from.
+
+    Parameters
+    ----------
+    visit : takes note of where the Item came from.
+    """
     if where.lower().startswith(_WEB):
-        data, base = await stores.http.fetch(where, limit=_ITEM_LIMIT, may_read=may_read)
+        data, base = await stores.http.fetch(where, limit=_ITEM_LIMIT, may_read=may_read, visit=visit)
         return data, shown_url(where), base
+    if visit is not None:
+        visit.space = await _space(where, stores)
     base = where if is_s3_url(where) else str(await in_thread(None, lambda: Path(where).resolve()))
     blob = await _blob(base, stores, may_read, said_by="a STAC Item")
     size = await blob.size()
@@ -82,7 +94,18 @@ def _parse(data: bytes, label: str, base: str) -> StacItem:
     return item if is_whole else parse_item(data, label, published)
 
 
-async def _blob(place: str, stores: Stores, may_read: MayRead | None, *, said_by: str) -> Blob:
+async def _space(where: str, stores: Stores) -> Space:
+    """Return where a file, or an object, counts as having come from: a store of one's own is as trusted as a file."""
+    if not is_s3_url(where):
+        return Space.LOCAL
+    options = stores.options
+    endpoint = options.endpoint_url or await configured_endpoint(options)
+    return Space.PUBLIC if endpoint in {None, CDSE.endpoint_url} else Space.LOCAL
+
+
+async def _blob(
+    place: str, stores: Stores, may_read: MayRead | None, *, said_by: str, reach: Space | None = None
+) -> Blob:
     require_readable(place, may_read, said_by=said_by)
     if is_local(place):
         return FileBlob(Path(place))
@@ -91,7 +114,7 @@ async def _blob(place: str, stores: Stores, may_read: MayRead | None, *, said_by
         if not key:
             raise UsageError(f"{place} names a whole bucket: give a STAC Item in it")
         return S3Blob(await stores.client(_preset(bucket, may_read)), bucket, key)
-    return stores.http.blob(place, may_read)
+    return stores.http.blob(place, may_read, reach)
 
 
 def _preset(bucket: str, may_read: MayRead | None) -> S3Options | None:

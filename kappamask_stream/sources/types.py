@@ -41,6 +41,8 @@ class Source(Protocol):
         ------
         ProductError
             If the file is missing, unreadable, no file, or ends before ``start + length``.
+        StoreChangedError
+            If it is not the file any more that was listed or read first.
         """
         ...
 

@@ -119,6 +119,8 @@ def merged(known: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     if known["id"] != new["id"] or known["type"] != new["type"]:
         raise ValueError(f"it is a {known['type']} named {known['id']}")
     sides = [known, new]
+    if not all(isinstance(link["rel"], str) and isinstance(link["href"], str) for link in known["links"]):
+        raise TypeError("a link's rel or href is no text")
     # A Collection without Items has the extent of the mission, which says nothing about theirs.
     extents = [side["extent"] for side in sides if _items_of(side)] or [new["extent"]]
     links = {(link["rel"], link["href"]): dict(link) for side in sides for link in side["links"]}

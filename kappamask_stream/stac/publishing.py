@@ -102,6 +102,7 @@ async def _write(
     ]
     if files:
         await root.prepare([file.name for file in files])
+        await root.tidy([file.name for file in files])
         await root.publish(files)
     return [file.name for file in files], wanted[COLLECTION_FILE]
 
@@ -126,9 +127,9 @@ def item_entry(href: str, path: str, data: bytes) -> ItemEntry:
     """
     try:
         return ItemEntry.of(json.loads(data), f"./{path}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise OutputError(
-            f"{href} is no STAC Item of a mask ({error!r}): remove it and run the product again"
+            f"{href} is no STAC Item of a mask ({ascii(error)[:200]}): remove it and run the product again"
         ) from error
 
 
@@ -138,9 +139,10 @@ def _grown(href: str, known: bytes | None, document: dict[str, Any], gone: Colle
     try:
         grown = merged(json.loads(known), document)
         return encode(without(grown, {f"./{path}" for path in gone}) if gone else grown)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise OutputError(
-            f"{href} is no Collection of cloud masks of ours ({error!r}): remove it, or give another --output"
+            f"{href} is no Collection of cloud masks of ours ({ascii(error)[:200]}): remove it, or give another "
+            "--output"
         ) from error
 
 

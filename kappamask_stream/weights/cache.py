@@ -117,7 +117,7 @@ class WeightsCache:
             return _parsed(path.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(
                 f"{path}, the record of what {published.file_name} was, cannot be read: {error}; "
                 f"`kappamask-stream models fetch {published.model} --replace` makes both anew"

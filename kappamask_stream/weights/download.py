@@ -34,7 +34,7 @@ _HEAD, _ADDRESS = 64, 8
 _CHUNK = 256 * 1024
 #: Bytes further than ever before that make an attempt a success, after which failures are counted anew.
 _GAIN = 1 << 20
-_RANGE = re.compile(r"bytes (?P<first>\d+)-(?P<last>\d+)/(?P<total>\d+|\*)")
+_RANGE = re.compile(r"bytes (?P<first>\d{1,18})-(?P<last>\d{1,18})/(?P<total>\d{1,18}|\*)", re.ASCII)
 _LATER = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 _FINAL = (aiohttp.InvalidURL, aiohttp.TooManyRedirects, aiohttp.ClientConnectorCertificateError)
 _REMEDY = (
@@ -173,7 +173,8 @@ def _accept_rest(answer: aiohttp.ClientResponse, part: PartFile, pin: Pin, start
         or answer.headers.get(hdrs.ETAG, pin.etag) != pin.etag
     ):
         part.clear()
-        raise _BrokenOffError(f"the server answers the request for bytes {start} and on with {said or 'no range'!r}")
+        shown = said[:60] or "no range"
+        raise _BrokenOffError(f"the server answers the request for bytes {start} and on with {shown!r}")
     if total != pin.total:
         pin = replace(pin, total=total)
         _limit(part, pin, pin.url)

@@ -152,9 +152,11 @@ class PartFile:
         try:
             document = json.loads(self._pin_path.read_bytes())
             pin = Pin(**document)
-        except (OSError, ValueError, TypeError):
+            is_of_this = pin.total is None or self.size <= pin.total
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
-        return pin if pin.total is None or self.size <= pin.total else None
+        is_sound = all(isinstance(text, str) or text is None for text in (pin.url, pin.validator, pin.etag))
+        return pin if is_sound and is_of_this else None
 
 
 @asynccontextmanager

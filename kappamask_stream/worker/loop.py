@@ -136,7 +136,9 @@ class Worker:
         What comes to a wait that was broken off is given back by the queue (see `SqsQueue.receive`).
         """
         settings = self._settings
-        receive = self._desk.queue.receive(most, wait_s=settings.queue_wait_s, visibility_s=settings.visibility_s)
+        # A message is hidden from the moment when the queue gives it: half of that time is left when it comes here.
+        wait_s = min(settings.queue_wait_s, settings.visibility_s // 2)
+        receive = self._desk.queue.receive(most, wait_s=wait_s, visibility_s=settings.visibility_s)
         receiving = await self._awaited(receive, broken_off=lambda: self._room().reason is not None)
         if receiving.cancelled():
             return None

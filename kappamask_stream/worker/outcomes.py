@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from kappamask_stream.errors import (
+    AnswerError,
     InferenceError,
     InputError,
     InternalError,
@@ -40,6 +41,7 @@ HIDDEN_MOST_S = 12 * 3600.0 - 60.0
 
 #: By kind, the first that fits counts. Retryable ones pass, whatever their kind.
 _AT_FAULT: tuple[tuple[type[KappaMaskError], Fault], ...] = (
+    (AnswerError, "unclear"),
     (InferenceError, "message"),
     (MessageRefusedError, "message"),
     (ServerFaultError, "unclear"),

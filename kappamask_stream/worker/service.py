@@ -48,7 +48,7 @@ class Service:
 
     Attributes
     ----------
-    settings : queue, places, limits.
+    settings : queue, places, limits; their `priority` is the backlog's where they name none.
     choice : of the model.
     order : what is made of each product, as `run` takes it; its `source` finds products that no message locates.
     wanted : which products.
@@ -63,6 +63,11 @@ class Service:
     keep_server: bool = False
     max_messages: int | None = None
     until_empty: bool = False
+
+    def __post_init__(self) -> None:
+        """Take the lane that lets interactive runs pass, unless another is named."""
+        if self.settings.priority is None:
+            object.__setattr__(self, "settings", self.settings.model_copy(update={"priority": "backlog"}))
 
     @property
     def levels(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -63,16 +64,26 @@ async def watch_spot(stop: Stop, *, grace_s: float) -> None:
         metadata = _Metadata(session, endpoint)
         while is_ec2 or failures < _TRIES:
             try:
-                notice = await metadata.notice()
+                told = await metadata.notice()
             except (aiohttp.ClientError, OSError, _RefusedError, ValueError):  # OSError: TimeoutError, too
                 failures += 1  # once it has answered, it is asked for as long as this process lives
             else:
                 is_ec2 = True
-                if notice is not None:
+                if told is not None:
+                    notice, now = told
                     reason = f"spot interruption notice: {notice.action} at {notice.time:%H:%M:%S} UTC"
-                    stop.ask(reason, grace_s=notice.grace_s(grace_s, now=datetime.now(UTC)))
+                    stop.ask(reason, grace_s=notice.grace_s(grace_s, now=now))
                     return
             await asyncio.sleep(_EACH_S)
+
+
+def _time_of(answer: aiohttp.ClientResponse) -> datetime:
+    """Return the time of an answer, by the clock of who answers: this machine's may be another."""
+    try:
+        now = parsedate_to_datetime(answer.headers.get("Date", ""))
+    except ValueError:
+        return datetime.now(UTC)
+    return now.replace(tzinfo=now.tzinfo or UTC)
 
 
 class _Metadata:
@@ -82,8 +93,8 @@ class _Metadata:
         self._session, self._endpoint = session, endpoint
         self._token: str | None = None
 
-    async def notice(self) -> SpotNotice | None:
-        """Return the interruption notice; None where there is none."""
+    async def notice(self) -> tuple[SpotNotice, datetime] | None:
+        """Return the interruption notice, and the service's time of it; None where there is none."""
         if self._token is None:
             self._token = await self._new_token()
         headers = {"X-aws-ec2-metadata-token": self._token}
@@ -94,7 +105,7 @@ class _Metadata:
             if answer.status != HTTPStatus.OK:
                 self._token = None  # 401: it has ended
                 raise _RefusedError(answer.status)
-            return SpotNotice.model_validate_json(await answer.read())
+            return SpotNotice.model_validate_json(await answer.read()), _time_of(answer)
 
     async def _new_token(self) -> str:
         headers = {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_S)}

@@ -12,7 +12,7 @@ import pytest
 from kappamask_stream.inference import BatchSizes, InferResult, TritonClient
 from tests.golden.conftest import Answers, GoldenModels
 from tests.golden.golden_tiles import TILES, GoldenTile, agreement, difference, per_channel
-from tests.integration.counted import counted
+from tests.integration.counted import counted, quiet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,7 +159,7 @@ def test_tiles_in_a_batch_are_answered_as_alone_bit_for_bit(
 ) -> None:
     async def infer() -> tuple[list[InferResult], BatchSizes]:
         async with await TritonClient.connect(address, MODEL) as client:
-            before = await client.batch_sizes()
+            before = await quiet(client)
             requests = [GoldenTile(golden_dir, name).request(client.contract) for name in TILES]
             answers = await asyncio.gather(*(client.infer(request) for request in requests))
             return answers, await counted(client, before, len(TILES))

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,13 @@ Start = Callable[..., PrivateTriton]
 @pytest.fixture
 def private_triton(server_env: Path) -> Iterator[Start]:
     """Start tritonservers on a repository: ``start(repository, models, restrict=(...), …)``, see private_triton.py."""
+    with private_tritons(server_env) as start:
+        yield start
+
+
+@contextmanager
+def private_tritons(server_env: Path) -> Iterator[Start]:
+    """Do the same for as long as a block lasts."""
     with ExitStack() as stack:
 
         def start(repository: Path, models: Sequence[str], **options: Any) -> PrivateTriton:

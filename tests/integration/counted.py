@@ -12,6 +12,17 @@ if TYPE_CHECKING:
     from kappamask_stream.inference.types import InferenceClient
 
 
+async def quiet(client: InferenceClient) -> BatchSizes:
+    """Batch sizes once they stand still: the canary of the connection is counted after it was answered, too."""
+    async with asyncio.timeout(DEADLINE_S):
+        found = await client.batch_sizes()
+        while True:
+            await asyncio.sleep(0.02)
+            if (later := await client.batch_sizes()) == found:
+                return found
+            found = later
+
+
 async def counted(client: InferenceClient, before: BatchSizes, tiles: int) -> BatchSizes:
     """Batch sizes since `before`, as soon as they hold this many tiles, or a reason why there are none."""
     async with asyncio.timeout(DEADLINE_S):

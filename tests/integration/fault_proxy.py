@@ -11,6 +11,7 @@ import contextlib
 import socket
 import struct
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Self, TypeVar
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ class FaultProxy:
     bytes_per_s : of each connection and direction; None is no limit.
     refuses : True resets new connections at once.
     cut_after : bytes from the server after which a connection is reset; None never.
+    cut_points : counts of bytes passed, either way, at which all connections are reset; each is used up.
+    hold_after : bytes to the server after which a connection passes nothing more on to it, until `let_go`; None never.
+    hold_from : bytes that the server must have answered, in all, before those count.
+    held : is set once a connection is held.
     corrupt : changes bytes on their way; is given ``to_server`` and a chunk.
     connections, cuts, corrupted, passed : counts of connections, of connections that were reset, of chunks that were
         changed, and of bytes that passed.
@@ -44,14 +49,20 @@ class FaultProxy:
         self.bytes_per_s: float | None = None
         self.refuses = False
         self.cut_after: int | None = None
+        self.cut_points: deque[int] = deque()
+        self.hold_after: int | None = None
+        self.hold_from = 0
+        self.held = threading.Event()
         self.corrupt: Callable[[bool, bytes], bytes] | None = None
-        self.connections = self.cuts = self.corrupted = self.passed = 0
+        self.connections = self.cuts = self.corrupted = self.passed = self._answered = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         # The mutable state below belongs to the loop's thread.
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._let_go = asyncio.Event()
         self._open: set[asyncio.StreamWriter] = set()
+        self._frozen: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
 
@@ -71,6 +82,10 @@ class FaultProxy:
         """Reset all connections that are open; return how many."""
         return self._do(self._cut())
 
+    def freeze(self) -> int:
+        """Have connections that are open pass nothing any more, ever, and say nothing; return how many."""
+        return self._do(self._freeze())
+
     def stall(self) -> None:
         """Pass nothing on, and keep connections open, until `go_on`."""
         self._loop.call_soon_threadsafe(self._flowing.clear)
@@ -78,6 +93,11 @@ class FaultProxy:
     def go_on(self) -> None:
         """End a stall; what was held back passes."""
         self._loop.call_soon_threadsafe(self._flowing.set)
+
+    def let_go(self) -> None:
+        """Hold no connection from now on."""
+        self.hold_after = None
+        self._loop.call_soon_threadsafe(self._let_go.set)
 
     def _do(self, work: Coroutine[object, object, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
@@ -118,17 +138,28 @@ class FaultProxy:
                 one.transport.abort()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_server: bool) -> None:
-        passed = 0
+        passed = counted = 0
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK if self.bytes_per_s is None else max(1, int(self.bytes_per_s / 10))):
                 await asyncio.sleep(self.latency_s)
                 if self.bytes_per_s is not None:
                     await asyncio.sleep(len(data) / self.bytes_per_s)
                 await self._flowing.wait()
+                if writer in self._frozen:
+                    await asyncio.get_running_loop().create_future()
+                counted = counted + len(data) if to_server and self._answered >= self.hold_from else 0
+                if self.hold_after is not None and counted > self.hold_after:
+                    self.held.set()
+                    await self._let_go.wait()
                 if self.cut_after is not None and not to_server and passed + len(data) > self.cut_after:
                     writer.write(data[: self.cut_after - passed])
                     await writer.drain()
                     self._reset(writer)
+                    return
+                if self.cut_points and self.passed + len(data) > self.cut_points[0]:
+                    writer.write(data[: max(0, self.cut_points.popleft() - self.passed)])
+                    await writer.drain()
+                    await self._cut()
                     return
                 if self.corrupt is not None and (changed := self.corrupt(to_server, data)) != data:
                     self.corrupted += 1
@@ -137,6 +168,7 @@ class FaultProxy:
                 await writer.drain()
                 passed += len(data)
                 self.passed += len(data)
+                self._answered += 0 if to_server else len(data)
             writer.write_eof()
 
     def _reset(self, writer: asyncio.StreamWriter) -> None:
@@ -150,6 +182,10 @@ class FaultProxy:
         for writer in held:
             self._reset(writer)
         return len(held) // 2
+
+    async def _freeze(self) -> int:
+        self._frozen |= self._open
+        return len(self._open) // 2
 
     async def _close(self) -> None:
         assert self._listener is not None

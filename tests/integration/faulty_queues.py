@@ -57,6 +57,8 @@ class FaultyQueues:
     ----------
     endpoint : its URL.
     faults : the first one that is for a request's operation befalls it, and is used up.
+    always : asked for the fault of each request that none of `faults` befell, as long as it is set.
+    befallen : requests that a fault befell.
     requests : what was asked, in order.
     answered : of these, so many are.
     at_once, most_at_once : requests that are not answered yet; the most there ever were.
@@ -65,6 +67,8 @@ class FaultyQueues:
     def __init__(self, behind: str) -> None:
         self._behind = behind
         self.faults: deque[Fault] = deque()
+        self.always: Callable[[Request], Fault | None] | None = None
+        self.befallen = 0
         self.requests: list[Request] = []
         self.answered = self.at_once = self.most_at_once = 0
         self.endpoint = ""
@@ -98,22 +102,29 @@ class FaultyQueues:
         else:  # SNS's query protocol
             params = dict(urllib.parse.parse_qsl(body.decode()))
             operation = params["Action"]
-        self.requests.append(
-            Request(operation=operation, params=params, size=len(body), headers=dict(asked.headers.items()))
-        )
+        request = Request(operation=operation, params=params, size=len(body), headers=dict(asked.headers.items()))
+        self.requests.append(request)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            return await self._answer(asked, operation, body)
+            return await self._answer(asked, request, body)
         finally:
             self.at_once -= 1
             self.answered += 1
 
-    async def _answer(self, asked: web.Request, operation: str, body: bytes) -> web.StreamResponse:
-        fault = next((fault for fault in self.faults if fault.operation == operation), None)
+    def _fault_of(self, request: Request) -> Fault | None:
+        fault = next((fault for fault in self.faults if fault.operation == request.operation), None)
+        if fault is not None:
+            self.faults.remove(fault)
+        elif self.always is not None:
+            fault = self.always(request)
+        self.befallen += fault is not None
+        return fault
+
+    async def _answer(self, asked: web.Request, request: Request, body: bytes) -> web.StreamResponse:
+        fault = self._fault_of(request)
         if fault is None:
             return await self._pass_on(asked, body)
-        self.faults.remove(fault)
         if fault.status is not None:
             headers = {"x-amzn-query-error": f"{fault.code};Sender"}
             return web.json_response(

@@ -64,7 +64,7 @@ class Replica(service_pb2_grpc.GRPCInferenceServiceServicer):
         labels = np.where(tiles[:, :1, np.newaxis] > 3000, 4, 1) * np.ones((1, size, size))
         values = np.array(self.contract.probability_classes)[:, np.newaxis, np.newaxis]
         tensors = {"LABELS": labels, "PROBABILITIES": 255 * (labels[:, np.newaxis] == values)}
-        answer = service_pb2.ModelInferResponse(model_name=request.model_name)
+        answer = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
         for output in request.outputs:
             tensor = tensors[output.name].astype(np.uint8)
             answer.outputs.add(name=output.name, datatype="UINT8", shape=tensor.shape)
@@ -98,7 +98,7 @@ def config_of(contract: ModelContract) -> Any:
 
 @asynccontextmanager
 async def serving(
-    replica: Replica,
+    replica: Replica | grpc.GenericRpcHandler,
     address: str = "127.0.0.1:0",
     *,
     credentials: grpc.ServerCredentials | None = None,
@@ -106,7 +106,10 @@ async def serving(
 ) -> AsyncIterator[tuple[grpc.aio.Server, int]]:
     """Serve until the block ends; yields the server, which may be stopped earlier, and its port."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1), *options])
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(replica, server)
+    if isinstance(replica, grpc.GenericRpcHandler):
+        server.add_generic_rpc_handlers((replica,))
+    else:
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(replica, server)
     port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     await server.start()
     try:

@@ -49,6 +49,7 @@ class RangedServer:
     requests : path and Range of each.
     versions : If-Range of each.
     redirects : path -> URL.
+    address : on which it listens.
     """
 
     files: dict[str, bytes]
@@ -59,13 +60,14 @@ class RangedServer:
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     versions: list[str | None] = field(default_factory=list)
     redirects: dict[str, str] = field(default_factory=dict)
+    address: str = "127.0.0.1"
 
     async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_get("/{path:.*}", self._get)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, self.address, 0)
         await site.start()
         self.port: int = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
         return self
@@ -74,7 +76,7 @@ class RangedServer:
         await self._runner.cleanup()
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}/{path}"
+        return f"http://{self.address}:{self.port}/{path}"
 
     @property
     def sent_ranges(self) -> list[str | None]:

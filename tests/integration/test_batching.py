@@ -16,7 +16,7 @@ from kappamask_stream.inference import (
     TritonClient,
     infer_with_retry,
 )
-from tests.integration.counted import counted
+from tests.integration.counted import counted, quiet
 
 if TYPE_CHECKING:
     from tests.integration.session import SessionServer
@@ -36,7 +36,7 @@ def request_for(client: TritonClient, seed: int) -> TileRequest:
 async def closed_loop(client: TritonClient, tiles: int) -> BatchSizes:
     """Send tiles as a product does: as many in flight as the window lets, each as soon as another is answered."""
     window = InFlightWindow.for_contract(client.contract)
-    before = await client.batch_sizes()
+    before = await quiet(client)
     prepared = [request_for(client, seed) for seed in range(8)]
     await asyncio.gather(
         *(
@@ -65,7 +65,7 @@ async def test_concurrent_tiles_are_served_in_batches(
 
 async def test_one_tile_at_a_time_is_one_batch_each(session_server: SessionServer) -> None:
     async with await TritonClient.connect(f"grpc://{session_server.address}", "null_l2a") as client:
-        before = await client.batch_sizes()
+        before = await quiet(client)
         for seed in range(5):
             await client.infer(request_for(client, seed))
         assert await counted(client, before, 5) == BatchSizes(counts={1: 5})

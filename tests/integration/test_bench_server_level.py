@@ -22,6 +22,7 @@ from kappamask_stream.inference import TritonClient
 from kappamask_stream.server import lease_local_server
 from kappamask_stream.settings import Settings
 from tests.bench_tiles import made_tiles
+from tests.integration.canaries import without_canary
 from tests.integration.local_state import ROOT, is_alive, wait_until
 from tests.stream.polling import until
 
@@ -172,7 +173,7 @@ async def test_overload_is_counted_beside_tiles(
     folder = tmp_path / "repository" / "slow_l2a"
     shutil.copytree(null_repository / "null_l2a", folder)
     (folder / "1" / "model.py").write_text(SLOW)
-    config = (folder / "config.pbtxt").read_text()
+    config = without_canary((folder / "config.pbtxt").read_text())
     for old, new in (
         ("null_l2a", "slow_l2a"),
         ("max_batch_size: 8", "max_batch_size: 1"),

@@ -17,6 +17,7 @@ from tests.integration.tiles import labels_at, tile_for
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.fault_table import Fault
     from tests.integration.session import SessionServer
 
 pytestmark = pytest.mark.integration
@@ -52,17 +53,22 @@ def test_clients_that_start_at_the_same_moment_get_one_server(state: LocalState)
     assert state.status()["leases"] == 4
 
 
+@pytest.mark.fault("Process", "the last client of the local server is ended: SIGKILL, SIGINT, SIGTERM")
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str
 )
-def test_nothing_is_left_of_a_client_that_is_ended(state: LocalState, number: signal.Signals, code: int) -> None:
+def test_nothing_is_left_of_a_client_that_is_ended(
+    state: LocalState, number: signal.Signals, code: int, fault: Fault
+) -> None:
     holder = state.holder()
     holder.until("ready")
     assert len(state.stubs()) == 1
     assert state.regions()
     holder.send(number)
+    fault.injected()
     assert holder.process.returncode == code
     state.wait_until_gone()
+    fault.outcome("nothing left of server, memory, sockets")
 
 
 @pytest.mark.parametrize(
@@ -135,10 +141,14 @@ def test_a_supervisor_whose_client_never_asks_ends_by_itself(state: LocalState) 
 # Deaths
 
 
-def test_a_killed_supervisor_takes_triton_along_and_the_next_client_starts_afresh(state: LocalState) -> None:
+@pytest.mark.fault("Process", "the local server's supervisor is killed")
+def test_a_killed_supervisor_takes_triton_along_and_the_next_client_starts_afresh(
+    state: LocalState, fault: Fault
+) -> None:
     state.holder().until("ready")
     before = state.status()
     psutil.Process(before["pid"]).kill()
+    fault.injected()
     holder = state.holder()  # at once: stubs may still live
     after_address = holder.until("ready")["address"]
     after = state.status()
@@ -147,6 +157,7 @@ def test_a_killed_supervisor_takes_triton_along_and_the_next_client_starts_afres
     assert len(state.tritonservers()) == len(state.stubs()) == 1
     assert len(state.regions()) == 1
     assert asyncio.run(labels_at(after_address, "null_l2a")) == {4}
+    fault.outcome("the next client has a new one, nothing left of the old")
 
 
 def test_triton_and_its_stubs_die_with_a_killed_supervisor(state: LocalState) -> None:

@@ -14,6 +14,7 @@ from kappamask_stream.inference import TritonClient
 from kappamask_stream.inference.pressure import MetricsPressure, StatisticsPressure
 from kappamask_stream.models import ModelChoice, ModelPool
 from kappamask_stream.settings import Settings
+from tests.integration.canaries import without_canary
 from tests.integration.tiles import tile_for
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def slow_repository(null_repository: Path, tmp_path: Path) -> Path:
     shutil.copytree(null_repository / "null_l2a", folder)
     (folder / "1" / "model.py").write_text(SLOW)
     config = folder / "config.pbtxt"
-    text = config.read_text().replace("null_l2a", "slow_l2a").replace("max_batch_size: 8", "max_batch_size: 1")
+    text = without_canary(config.read_text()).replace("null_l2a", "slow_l2a")
+    text = text.replace("max_batch_size: 8", "max_batch_size: 1")
     config.write_text(text)
     return folder.parent
 

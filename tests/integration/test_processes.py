@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.fault_table import Fault
     from tests.integration.session import SessionServer
 
 pytestmark = pytest.mark.integration
@@ -125,28 +126,40 @@ def held(session_server: SessionServer, products: list[Path], tmp_path: Path) ->
         yield start
 
 
-def test_ctrl_c_in_a_terminal_ends_all_and_leaves_nothing(held: Callable[[], Held], tmp_path: Path) -> None:
+@pytest.mark.fault("Process", "run --processes 2: Ctrl-C, SIGKILL of the parent, of a child, in the middle")
+def test_ctrl_c_in_a_terminal_ends_all_and_leaves_nothing(
+    held: Callable[[], Held], tmp_path: Path, fault: Fault
+) -> None:
     one = held()
     os.killpg(one.process.pid, signal.SIGINT)  # as a terminal does: to all of its foreground
+    fault.injected()
     code, out, err = one.end()
     assert (code, out) == (130, "")
     assert "SIGINT: stopping" in err
     assert "Traceback" not in err
     assert not any(map(is_alive, one.pids)), "it waits for them"
     assert not list((tmp_path / "out").rglob("*.*"))
+    fault.outcome("no child left, no file")
 
 
-def test_killed_it_takes_its_children_along(held: Callable[[], Held], tmp_path: Path) -> None:
+@pytest.mark.fault("Process", "run --processes 2: Ctrl-C, SIGKILL of the parent, of a child, in the middle")
+def test_killed_it_takes_its_children_along(held: Callable[[], Held], tmp_path: Path, fault: Fault) -> None:
     one = held()
     one.process.kill()
+    fault.injected()
     assert one.end()[0] == -signal.SIGKILL
     one.gone()
     assert not list((tmp_path / "out").rglob("*.*"))
+    fault.outcome("no child left, no file")
 
 
-def test_a_child_that_is_killed_costs_time_only(held: Callable[[], Held], products: list[Path], tmp_path: Path) -> None:
+@pytest.mark.fault("Process", "run --processes 2: Ctrl-C, SIGKILL of the parent, of a child, in the middle")
+def test_a_child_that_is_killed_costs_time_only(
+    held: Callable[[], Held], products: list[Path], tmp_path: Path, fault: Fault
+) -> None:
     one = held()
     os.kill(one.pids[0], signal.SIGKILL)
+    fault.injected()
     wait_until(lambda: {c.pid for c in one.children() if is_alive(c.pid)} - set(one.pids), "another one")
     one.proxy.let_go()
     code, out, err = one.end()
@@ -154,3 +167,4 @@ def test_a_child_that_is_killed_costs_time_only(held: Callable[[], Held], produc
     assert len(out.splitlines()) == len(products)
     assert len(list((tmp_path / "out").rglob("*_20m.tif"))) == len(products)
     assert not list((tmp_path / "out").rglob(".*"))
+    fault.outcome("another child, all masks")

@@ -19,6 +19,7 @@ from tests.stream.polling import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from tests.fault_table import Fault as InjectedFault
     from tests.integration.queue_servers import QueueServer, ServedQueue
 
 pytestmark = pytest.mark.usefixtures("aws_environment")
@@ -128,6 +129,32 @@ async def test_a_topic_is_tried_again_as_well(setting: Setting, served_topic: st
     assert set(setting.served.bodies()) == {"x"}
 
 
+async def test_a_message_that_the_queue_took_with_another_text_counts_as_not_sent(setting: Setting) -> None:
+    """A bit flipped on the way there, or a proxy that knows better: its digest is not that of what was sent."""
+
+    def other_text(answer: dict[str, Any]) -> None:
+        answer["Successful"][1]["MD5OfMessageBody"] = "0" * 32
+
+    setting.proxy.faults.append(Fault(operation=SEND, change=other_text))
+    async with setting.clients() as clients:
+        with pytest.raises(QueueUnavailableError, match=r"1 of 3 .*\(number 2\).* another text than was sent"):
+            await SqsQueue(setting.served.url, clients).send([Draft(body=text) for text in "abc"])
+
+
+async def test_of_messages_that_came_changed_the_others_are_received(setting: Setting) -> None:
+    def change(answer: dict[str, Any]) -> None:
+        answer["Messages"][0]["Body"] += "?"
+
+    setting.served.put("a", "b", "é\U0001f6f0")
+    setting.proxy.faults.append(Fault(operation=RECEIVE, change=change))
+    async with setting.clients() as clients:
+        messages = await SqsQueue(setting.served.url, clients).receive(10, wait_s=0, visibility_s=60)
+    assert [message.body for message in messages] == ["b", "é\U0001f6f0"]
+    ((cause, text),) = setting.told
+    assert (cause, "1 of 3 messages came with another body" in text) == ("QueueUnavailableError", True)
+    assert setting.served.counts() == (0, 3)
+
+
 # --- a part of a batch fails ------------------------------------------------------------------------------------------
 
 
@@ -181,7 +208,10 @@ async def test_entries_that_fail_again_and_again_are_given_up(setting: Setting) 
 # --- credentials ------------------------------------------------------------------------------------------------------
 
 
-async def test_credentials_that_expire_are_read_anew(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault("Queue", "credentials expire")
+async def test_credentials_that_expire_are_read_anew(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, fault: InjectedFault
+) -> None:
     async with setting.clients() as clients:
         queue = SqsQueue(setting.served.url, clients)
         await queue.stats()
@@ -192,6 +222,8 @@ async def test_credentials_that_expire_are_read_anew(setting: Setting, monkeypat
     assert "KEYOFTESTS" in before
     assert "ANOTHERKEY" in after
     assert [cause for cause, _ in setting.told] == ["ExpiredCredentials"]
+    fault.injected()
+    fault.outcome("read anew, sent")
 
 
 async def test_no_message_and_no_text_holds_secrets(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from kappamask_stream.contract import PARAMETER_KEY, ModelContract
+from tests.integration.canaries import without_canary
 from tests.integration.conftest import build
 from tests.integration.local_state import CLI, ROOT, LocalState
 
@@ -145,7 +146,8 @@ def test_what_is_on_disk_is_what_is_generated(
     for (model, flavour), folder in folders.items():
         if model.startswith("csmask"):
             expected = (GENERATED / flavour / model / "config.pbtxt").read_bytes()
-            assert (folder / "config.pbtxt").read_bytes() == expected
+            # The canary's answer is computed where the model is built: in examples of any machine there is none.
+            assert without_canary((folder / "config.pbtxt").read_text()).encode() == expected
 
 
 def test_the_backend_on_disk_is_the_backend_that_is_served(folders: dict[tuple[str, str], Path]) -> None:

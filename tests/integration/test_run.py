@@ -31,6 +31,7 @@ from tests.stream.scene import Scene, band_file, l1c_scene, l2a_scene
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from tests.fault_table import Fault
     from tests.integration.local_state import LocalState
     from tests.integration.session import SessionServer
 
@@ -71,6 +72,7 @@ def test_a_mask_is_what_the_network_says_of_every_pixel(l2a_scene: Scene, at_nul
     assert document["codestream_tiles_decoded_twice"] == 0
     # Triton counts an execution after it has answered it: the last may be missing.
     assert 1 <= sum(int(size) * n for size, n in document["batch_sizes"].items()) <= 4
+    assert document["canary"] is True, "a model that this version has built knows a tile's answer"
     bands = [l2a_scene.pixels(band, 20) for band in ("B02", "B03", "B04", "B8A", "B11", "B12")]
     expected = np.where((bands[0].astype(np.float64) - 1000) / 10_000 > 0.3, 4, 1)
     expected[~np.stack(bands).any(axis=0)] = 5
@@ -220,7 +222,8 @@ def test_damage_that_the_decoder_does_not_notice_is_found_by_verify(at_null: lis
 # What goes wrong with the output
 
 
-def test_places_where_no_mask_can_be_written(at_null: list[str], tmp_path: Path) -> None:
+@pytest.mark.fault("Output", "a place where nothing can be written: a file, /proc, no permission")
+def test_places_where_no_mask_can_be_written(at_null: list[str], tmp_path: Path, fault: Fault) -> None:
     product = small(tmp_path / "in", 1)
     (tmp_path / "file").touch()
     taken = tmp_path / "taken"
@@ -231,10 +234,13 @@ def test_places_where_no_mask_can_be_written(at_null: list[str], tmp_path: Path)
         assert (ended.returncode, ended.stdout) == (5, "")
         (line,) = [line for line in ended.stderr.splitlines() if "error" in line]
         assert str(place) in line
+        fault.injected()
+        fault.outcome("exit 5 with file and cause, nothing left")
     assert files_in(taken) == [product.name.removesuffix(".SAFE")]
 
 
-def test_folders_without_permission(at_null: list[str], tmp_path: Path) -> None:
+@pytest.mark.fault("Output", "a place where nothing can be written: a file, /proc, no permission")
+def test_folders_without_permission(at_null: list[str], tmp_path: Path, fault: Fault) -> None:
     product, hidden, part = (small(tmp_path / name, seed) for seed, name in enumerate("abc"))
     hidden.chmod(0)
     band = band_file(part, "B8A", 20)
@@ -245,6 +251,8 @@ def test_folders_without_permission(at_null: list[str], tmp_path: Path) -> None:
     assert (ended.returncode, ended.stdout) == (5, "")
     assert f"{out}/" in ended.stderr
     assert "Permission denied" in ended.stderr
+    fault.injected()
+    fault.outcome("exit 5 with file and cause, nothing left")
     ended = run(hidden, product, part, "--output", tmp_path / "out2", *at_null, prefix=as_anybody())
     assert ended.returncode == 1
     failures = [line for line in ended.stderr.splitlines() if ": error: " in line]
@@ -266,7 +274,8 @@ def as_anybody() -> list[str]:
     return command
 
 
-def test_no_space_leaves_nothing(l2a_scene: Scene, at_null: list[str], tmp_path: Path) -> None:
+@pytest.mark.fault("Output", "a really full disk; a limit on the size of files")
+def test_no_space_leaves_nothing(l2a_scene: Scene, at_null: list[str], tmp_path: Path, fault: Fault) -> None:
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
@@ -274,11 +283,13 @@ def test_no_space_leaves_nothing(l2a_scene: Scene, at_null: list[str], tmp_path:
     assert (ended.returncode, ended.stdout) == (5, "")
     (line,) = [line for line in ended.stderr.splitlines() if "error" in line]
     assert re.search(r"cannot write .*NULL_20m\w*\.\w{3}: File too large \(\d+ bytes are needed, \d+ are free\)", line)
-    assert files_in(tmp_path) == []
+    fault.injected()
+    fault.refused(ended.stderr, tmp_path, "ulimit -f")
 
 
+@pytest.mark.fault("Output", "a really full disk; a limit on the size of files")
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="only root can mount a small disk")
-def test_a_full_disk_leaves_nothing(l2a_scene: Scene, at_null: list[str], tmp_path: Path) -> None:
+def test_a_full_disk_leaves_nothing(l2a_scene: Scene, at_null: list[str], tmp_path: Path, fault: Fault) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)], check=False).returncode:
@@ -286,9 +297,8 @@ def test_a_full_disk_leaves_nothing(l2a_scene: Scene, at_null: list[str], tmp_pa
     try:
         ended = run(l2a_scene.path, "--output", disk, *at_null)
         assert (ended.returncode, ended.stdout) == (5, "")
-        assert "No space left on device" in ended.stderr
-        assert "make room" in ended.stderr
-        assert files_in(disk) == []
+        fault.injected()
+        fault.refused(ended.stderr, disk, "No space left on device", "make room")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -383,18 +393,19 @@ def test_a_server_that_dies_fails_the_product_and_leaves_nothing(
         ([signal.SIGTERM, signal.SIGINT], {130, 143}),
     ],
 )
+@pytest.mark.fault("Process", "SIGINT and SIGTERM, once and twice, while tiles are in flight")
 def test_interrupted_in_the_middle_it_leaves_nothing(
-    streaming: Callable[..., Streaming], tmp_path: Path, signals: list[signal.Signals], codes: set[int]
+    streaming: Callable[..., Streaming], tmp_path: Path, signals: list[signal.Signals], codes: set[int], fault: Fault
 ) -> None:
     one = streaming()
     for number in signals:
         one.process.send_signal(number)
+        fault.injected()
     ended = one.end()
     assert ended.code in codes
     assert ended.out == ""
     assert f"{signal.Signals(ended.code - 128).name}: stopping" in ended.err
-    assert "Traceback" not in ended.err
-    assert files_in(tmp_path / "out") == []
+    fault.refused(ended.err, tmp_path / "out")
 
 
 def test_killed_in_the_middle_it_leaves_no_mask_and_the_next_run_works(

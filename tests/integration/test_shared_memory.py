@@ -26,6 +26,7 @@ from kappamask_stream.inference.model_infer import inline_request
 from kappamask_stream.inference.server_memory import KEY_HEADER
 from kappamask_stream.inference.shared_memory import Region, is_of_the_dead
 from kappamask_stream.inference.tensors import TileLayout
+from tests.integration.canaries import without_canary
 from tests.integration.local_state import CLI, PATIENCE_S, is_alive, wait_until
 from tests.integration.tiles import tile_for
 from tests.stream.polling import until
@@ -63,7 +64,7 @@ class Gates:
         self.repository, folder = repository, repository / "waiting_l2a"
         shutil.copytree(source / "null_l2a", folder)
         config = folder / "config.pbtxt"
-        text = config.read_text().replace("null_l2a", "waiting_l2a")
+        text = without_canary(config.read_text()).replace("null_l2a", "waiting_l2a")
         text = text.replace("max_batch_size: 8", "max_batch_size: 1").replace("count: 1 kind", "count: 2 kind")
         text = text.replace(r"\"max_batch\":8", r"\"max_batch\":1").replace(r"\"instances\":1", r"\"instances\":2")
         start = text.index("model_warmup")  # it would wait for its gate, too

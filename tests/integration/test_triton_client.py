@@ -22,6 +22,7 @@ from kappamask_stream.errors import (
 from kappamask_stream.inference import InFlightWindow, RetryPolicy, TritonClient, infer_with_retry
 from kappamask_stream.inference.channel import Connection
 from kappamask_stream.inference.endpoint import parse_endpoint
+from tests.integration.canaries import without_canary
 from tests.integration.tiles import tile_for
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def add_model(null_repository: Path, tmp_path: Path) -> Callable[..., Path]:
         for old, new in changes:
             assert old in text, old
             text = text.replace(old, new)
-        config.write_text(text)
+        config.write_text(text if backend is None else without_canary(text))
         if backend is not None:
             (folder / "1" / "model.py").write_text(backend)
         return folder.parent
@@ -93,7 +94,7 @@ async def test_a_model_that_is_not_there_is_refused_with_the_remedy(session_serv
 
 CONTRADICTIONS = {
     "no_contract": ([('key: "contract"', 'key: "something else"')], r"carries no contract \(parameter 'contract'\)"),
-    "newer_schema": ([(r"\"schema_version\":[1,2]", r"\"schema_version\":[2,0]")], r"2\.0, this client reads 1\.x"),
+    "newer_schema": ([(r"\"schema_version\":[1,3]", r"\"schema_version\":[2,0]")], r"2\.0, this client reads 1\.x"),
     "unreadable": ([(r"\"margin\":26", r"\"margin\":null")], "contract"),
     "other_input": (
         [("dims: [6, 256, 256]", "dims: [5, 256, 256]")],

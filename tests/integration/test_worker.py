@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.fault_table import Fault as InjectedFault
     from tests.integration.session import SessionServer
 
 pytestmark = pytest.mark.integration
@@ -226,13 +227,36 @@ def test_what_passes_is_tried_again_later_and_done(plant: Plant, archive: Archiv
     assert (begun - ended).total_seconds() > 1.5
 
 
-def test_the_same_message_twice_gives_one_mask(plant: Plant, archive: Archive) -> None:
+@pytest.mark.fault("Queue", "the same message twice, a worker process")
+def test_the_same_message_twice_gives_one_mask(plant: Plant, archive: Archive, fault: InjectedFault) -> None:
     ids = plant.queue.put(archive.message(10), archive.message(10))
     assert {plant.outcome(id_)["outcome"] for id_ in ids} == {"done"}
     settled(plant.queue)
     assert plant.outputs.is_whole(archive.names[10])
     statuses = sorted(line["status"] for line in plant.worker.said("product ended", product=archive.names[10]))
     assert statuses == ["done", "found"]
+    fault.injected()
+    fault.outcome("one mask, made once")
+
+
+@pytest.mark.fault("Queue", "duplicates in two forms, two worker processes")
+def test_duplicates_at_two_processes_at_once_give_one_mask_each(
+    plant: Plant, start: Start, archive: Archive, fault: InjectedFault
+) -> None:
+    with start(plant.queue, plant.outputs, "--max-messages", str(fault.amount(4, 20))) as other:
+        other.wait_for("worker", phase="taking")
+        bodies = [archive.message(11), archive.names[11], archive.where(11)] * fault.amount(4, 20)
+        ids = plant.queue.put(*bodies)
+        settled(plant.queue)
+        assert other.ended() == 0, other.log
+        ended = [
+            (line["message_id"], line["outcome"]) for worker in (plant.worker, other)
+            for line in worker.said("message ended") if line["message_id"] in ids
+        ]  # fmt: skip
+    assert {id_ for id_, outcome in ended if outcome == "done"} == set(ids)
+    assert plant.outputs.is_whole(archive.names[11])
+    fault.injected(len(bodies) - 1)
+    fault.outcome("one mask")
 
 
 def test_a_newer_version_supersedes_the_older_one(plant: Plant, archive: Archive) -> None:
@@ -279,8 +303,14 @@ def test_work_longer_than_the_visibility_stays_hidden_and_sigterm_gives_it_back_
     assert [key for key in outputs.listed() if archive.names[2] in key] == []
 
 
+@pytest.mark.fault("Queue", "worker process killed in the middle of a message")
 def test_killed_in_the_middle_another_worker_makes_the_one_mask(
-    start: Start, served_pair: ServedQueue, outputs: Outputs, archive: Archive, held: HoldingProxy
+    start: Start,
+    served_pair: ServedQueue,
+    outputs: Outputs,
+    archive: Archive,
+    held: HoldingProxy,
+    fault: InjectedFault,
 ) -> None:
     with start(served_pair, outputs, triton=held.address, visibility_s=3) as first:
         served_pair.put(archive.message(3))
@@ -294,6 +324,8 @@ def test_killed_in_the_middle_another_worker_makes_the_one_mask(
         assert second.said("message ended", outcome="done")
     assert served_pair.counts() == (0, 0)
     assert outputs.is_whole(archive.names[3])
+    fault.injected()
+    fault.outcome("another worker made the mask")
 
 
 @pytest.fixture

@@ -86,11 +86,15 @@ class StepPlace:
     async def prepare(self, names: Sequence[str]) -> None:
         """Need nothing."""
 
+    async def tidy(self, names: Sequence[str]) -> None:
+        """Find nothing."""
+
     async def publish(self, files: Sequence[OutputFile], *, stale: Sequence[str] = ()) -> None:
         for file in files:
             await step(f"put {file.name}")
             self.bucket.put(self.folder + file.name, file)
-        await self.remove(stale)
+        written = {file.name for file in files}
+        await self.remove([name for name in stale if name not in written])
 
     async def replace(self, known: bytes, file: OutputFile) -> bool:
         found = await self._get(file.name)

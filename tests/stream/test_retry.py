@@ -1,5 +1,6 @@
 """Which failures are tried again, and when patience ends."""
 
+import asyncio
 import random
 
 import numpy as np
@@ -14,7 +15,14 @@ from kappamask_stream.errors import (
     ServerOverloadedError,
     ServerUnavailableError,
 )
-from kappamask_stream.inference import InFlightWindow, RetryPolicy, TileRequest, confirm_with_retry, infer_with_retry
+from kappamask_stream.inference import (
+    InferResult,
+    InFlightWindow,
+    RetryPolicy,
+    TileRequest,
+    confirm_with_retry,
+    infer_with_retry,
+)
 from tests.stream.fakes import FakeInference
 
 QUICK = {"backoff_s": 0.0005, "backoff_max_s": 0.001}
@@ -50,6 +58,56 @@ async def test_one_failure_of_each_kind_is_survived(csmask_contract: ModelContra
     assert cause == type(failure).__name__
     assert "row 1, column 2" in text
     assert str(failure) in text
+
+
+@pytest.mark.parametrize(
+    ("failure", "urgent_after_s", "urgent"),
+    [
+        (InferenceTimeoutError("late"), 1e9, True),
+        (ServerOverloadedError("full"), 1e9, False),
+        (ServerOverloadedError("full"), 0.0, True),
+        (ServerUnavailableError("gone"), 1e9, False),
+    ],
+)
+async def test_a_tile_that_was_kept_waiting_goes_in_the_interactive_lane(
+    csmask_contract: ModelContract, failure: Exception, urgent_after_s: float, *, urgent: bool
+) -> None:
+    """What is interactive may fill a server for hours: without it, a backlog's tiles would fail for ever."""
+
+    class Noted(FakeInference):
+        async def infer(self, request: TileRequest) -> InferResult:
+            lanes.append(request.urgent)
+            return await super().infer(request)
+
+    lanes: list[bool] = []
+    client = Noted(csmask_contract)
+    client.failures.extend([failure, failure])
+    policy = RetryPolicy(urgent_after_s=urgent_after_s, **QUICK)
+    await infer_with_retry(client, request_for(csmask_contract), window=InFlightWindow(4), policy=policy)
+    assert lanes == [False, urgent, urgent]
+
+
+async def test_a_backlog_that_is_late_does_not_fill_the_interactive_lane(csmask_contract: ModelContract) -> None:
+    """On a server that is slower than requests may take, all of them are late."""
+
+    class Noted(FakeInference):
+        async def infer(self, request: TileRequest) -> InferResult:
+            late = not request.urgent
+            urgent.append(urgent[-1] + request.urgent)
+            await asyncio.sleep(0)
+            try:
+                if late:
+                    raise InferenceTimeoutError("late")
+                return await super().infer(request)
+            finally:
+                urgent.append(urgent[-1] - request.urgent)
+
+    urgent = [0]
+    client, window = Noted(csmask_contract), InFlightWindow(16)
+    request, policy = request_for(csmask_contract), RetryPolicy(**QUICK)
+    await asyncio.gather(*(infer_with_retry(client, request, window=window, policy=policy) for _ in range(16)))
+    assert max(urgent) == 2
+    assert urgent[-1] == window.in_flight == 0
 
 
 async def test_overload_lowers_the_window_a_dead_server_does_not(csmask_contract: ModelContract) -> None:

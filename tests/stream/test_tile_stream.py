@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -335,6 +335,24 @@ async def test_only_bytes_known_to_be_zero_are_skipped_never_equal_length(folder
     assert stream.stats.codestream_tiles_decoded == 7
 
 
+async def test_what_is_known_to_be_zero_takes_little_memory_however_a_file_is_made(folder: Path) -> None:
+    """Each tile is zero and of other bytes than any before: all of the file would be kept."""
+    pixels = np.zeros((640, 640), np.uint16)
+    zero = Codestream.of(write_jp2(folder / "zero.jp2", pixels).read_bytes())
+    comments = [b"\xff\x64" + (4 + n).to_bytes(2) + b"\0\0" + bytes([tile]) * n for tile, n in enumerate(range(9, 109))]
+    comments[0] = b"\xff\x64" + (20_004).to_bytes(2) + bytes(20_002)
+    parts = tuple(replace(part, segments=own) for part, own in zip(zero.parts, comments, strict=True))
+    files = {"B02": replace(zero, parts=parts).encode()}
+    group = BandGroup(gsd_m=20, bands=("B02",), tile=64, stride=64)
+    with ThreadPoolExecutor(1) as one:
+        async with TileStream(MemorySource(files), small_plan(files, group), executor=one, workers=1) as stream:
+            assert all([p.is_empty async for p in stream])
+            known = stream._zero[0]
+    assert stream.stats.codestream_tiles_decoded == 100
+    assert len(known) == 64
+    assert max(map(len, known)) < 1000
+
+
 async def test_a_band_does_not_learn_from_another(folder: Path) -> None:
     """The same bytes can mean something else under another main header."""
     files, pixels = zero_and_ones(folder)
@@ -378,7 +396,7 @@ async def test_what_a_decoder_takes_for_a_huge_tile_is_part_of_the_reservation(t
     huge = make_index(1900, 1900, 1900, 1900, decode_bytes=17 * 2**20, plain_reason="made for a test")
     bands = [BandInput(path=b, index=huge, group=GROUP, channel=c) for c, b in enumerate(GROUP.bands)]
     plan = DecodePlan.of(bands, list(TileGrid(1900, 1900, 96, 8))[:3])
-    source = MemorySource(dict.fromkeys(GROUP.bands, bytes(2000)))
+    source = MemorySource(dict.fromkeys(GROUP.bands, b"\xff\xd9" * 1000))
     assert plan.units[0].needed == Window(0, 0, 96, 80 + 80 + 96)
     assert plan.units[0].work_bytes >= 17 * 2**20 + 1900 * 1900 * 2, "all of its pixels are there for a moment"
     assert plan.required_bytes == 2 * plan.units[0].nbytes + plan.units[0].work_bytes

@@ -39,6 +39,19 @@ async def test_a_heartbeat_that_fails_for_a_moment_is_made_up_for() -> None:
     assert scene.queue.calls("receive") == [(scene.seen.taken[0], 1)]
 
 
+@pytest.mark.parametrize(("visibility_s", "waits_s"), [(120, 20), (30, 15), (3, 1), (2, 1)])
+def test_a_long_poll_leaves_half_of_the_visibility(visibility_s: int, waits_s: int) -> None:
+    """A message is hidden from the moment when it is given, which may be any of the poll's."""
+
+    async def scenario() -> None:
+        scene = Scene(until_empty=True, visibility_s=visibility_s, queue_wait_s=20)
+        started = scene.queue.now
+        await scene.run()
+        assert waits_s <= scene.queue.now - started < waits_s + 1
+
+    in_virtual_time(scenario())
+
+
 @pytest.mark.parametrize("failure", [[QueueUnavailableError("gone")] * 50, [QueueError("no permission")], [1e6]])
 def test_the_first_extension_that_fails_stops_the_work_before_another_worker_has_the_message(
     failure: list[Exception | float],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -22,11 +23,14 @@ from kappamask_stream.errors import (
     ServerOverloadedError,
     UsageError,
 )
+from tests.fault_table import Fault
 from tests.stream.virtual_time import VirtualLoop, until
 from tests.stream.worker_fakes import FakeQueue, FakeWork, Line, Scene, product
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
+
+    from kappamask_stream.queues import Message
 
 #: Of a product: what its tries end with, one after the other; then it is made.
 FATES: dict[str, list[KappaMaskError | Exception]] = {
@@ -44,14 +48,49 @@ MOMENTS = st.sampled_from([0.005, 1.0, 15.0, 30.005, 30.015, 30.025])
 FAILURES = st.sampled_from([QueueUnavailableError("away"), QueueError("refused"), 3.0, 1e5])
 
 
+class CheckedQueue(FakeQueue):
+    """Looks at each message that is deleted, in that very moment; its answers may be long on their way.
+
+    Attributes
+    ----------
+    early : messages that were deleted before they were done.
+    late_s : seconds that its next answers to `receive` take after it has given messages away.
+    """
+
+    def __init__(self, is_done: Callable[[str], bool]) -> None:
+        super().__init__()
+        self._is_done = is_done
+        self.early: list[str] = []
+        self.late_s: list[float] = []
+
+    async def receive(self, most: int, *, wait_s: int, visibility_s: int) -> list[Message]:
+        asked = self.now
+        messages = await super().receive(most, wait_s=wait_s, visibility_s=visibility_s)
+        if messages and self.late_s:
+            await asyncio.sleep(self.late_s.pop())
+        return [replace(message, received_at=asked) for message in messages]
+
+    async def delete(self, message: Message) -> None:
+        was_there = message.id in self.messages
+        await super().delete(message)
+        if was_there and not self._is_done(message.id):
+            self.early.append(message.id)
+
+
 class Workers(RuleBasedStateMachine):
-    """Up to two workers share a queue; they are stopped, killed and held up, the queue fails in every call."""
+    """Up to two workers share a queue; they are stopped, killed and held up, the queue fails in every call.
+
+    The wall clock jumps, messages are shown to others before their time, answers come late.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = VirtualLoop()
-        self.clock = patch("time.monotonic", self.loop.time)
-        self.clock.start()
+        self.jumped_s = 0.0
+        clocks = {"time.monotonic": self.loop.time, "time.time": lambda: 1.7e9 + self.loop.time() + self.jumped_s}
+        self.clocks = [patch(name, clock) for name, clock in clocks.items()]
+        for clock in self.clocks:
+            clock.start()
         asyncio.set_event_loop(self.loop)
         self.workers: list[Scene] = []
         self.started = 0
@@ -65,7 +104,8 @@ class Workers(RuleBasedStateMachine):
     @initialize()
     def open_queues(self) -> None:
         async def make() -> None:
-            self.queue, self.dead = FakeQueue(), FakeQueue("https://sqs.test/1/dead")
+            self.queue = CheckedQueue(lambda id_: self._is_accounted_for(self.put[id_]))
+            self.dead = FakeQueue("https://sqs.test/1/dead")
             self.work = FakeWork(seconds=30)
 
         self.run_now(make())
@@ -112,6 +152,8 @@ class Workers(RuleBasedStateMachine):
         if not self.workers:
             return
         scene = self.workers.pop(0)
+        has_time = grace_s > 2 * self.work.seconds
+        alone = {life.message.id for life in scene.worker._in_hand.values() if "," not in life.message.body}
 
         async def end() -> None:
             scene.stop.ask("SIGTERM", grace_s=grace_s)
@@ -120,6 +162,10 @@ class Workers(RuleBasedStateMachine):
 
         self.run_now(end())
         assert scene.worker._in_hand == {}
+        ended = Counter(id_ for id_, _, _ in scene.seen.ended)
+        assert Counter(scene.seen.taken) == ended, "each delivery that was taken ends, once"
+        given_back = {id_ for id_, outcome, _ in scene.seen.ended if outcome == "released"}
+        assert not (has_time and alone & given_back), "what fits the grace period is finished"
 
     @precondition(lambda self: self.workers)
     @rule(after_s=MOMENTS)
@@ -145,6 +191,27 @@ class Workers(RuleBasedStateMachine):
     def fail_to_bury(self, failures: list[Exception | float]) -> None:
         self.dead.failing.setdefault("send", []).extend(failures)
 
+    @rule(hours=st.sampled_from([-1, 1, -24, 24]))
+    def clock_jumps(self, hours: int) -> None:
+        """Somebody sets the machine's clock; time goes on as before."""
+        self.jumped_s += hours * 3600.0
+
+    @rule(pick=st.integers(0))
+    def visibility_is_lost(self, pick: int) -> None:
+        """Show a message in work to others."""
+
+        async def show() -> None:
+            hidden = [stored for stored in self.queue.messages.values() if stored.visible_at > self.queue.now]
+            if hidden:
+                hidden[pick % len(hidden)].visible_at = self.queue.now
+                self.queue._arrived.set()
+
+        self.run_now(show())
+
+    @rule(seconds=st.sampled_from([0.5, 15.0, 200.0]))
+    def answer_is_late(self, seconds: float) -> None:
+        self.queue.late_s.append(seconds)
+
     @rule(seconds=st.sampled_from([1.0, 31.0, 600.0]))
     def wait(self, seconds: float) -> None:
         self.run_now(asyncio.sleep(seconds))
@@ -155,6 +222,18 @@ class Workers(RuleBasedStateMachine):
         for id_, products in self.put.items():
             if id_ not in self.queue.messages:
                 assert self._is_accounted_for(products), f"{id_} is gone"
+
+    @invariant()
+    def nothing_is_deleted_before_it_is_done(self) -> None:
+        if hasattr(self, "queue"):
+            assert self.queue.early == []
+
+    @invariant()
+    def no_worker_has_more_in_hand_than_slots(self) -> None:
+        for scene in self.workers:
+            assert len(scene.worker._in_hand) <= scene.settings.products_at_once
+        if hasattr(self, "work"):
+            assert self.work.busy <= sum(scene.settings.products_at_once for scene in self.workers)
 
     @invariant()
     def no_worker_buries_a_message_twice(self) -> None:
@@ -182,7 +261,8 @@ class Workers(RuleBasedStateMachine):
             for task in left:
                 task.cancel()
             self.run_now(asyncio.wait(left) if left else asyncio.sleep(0))
-            self.clock.stop()
+            for clock in self.clocks:
+                clock.stop()
             self.loop.close()
             asyncio.set_event_loop(None)
 
@@ -191,6 +271,7 @@ class Workers(RuleBasedStateMachine):
             self.stop(0.005, 0.0)
         self.queue.failing.clear()
         self.dead.failing.clear()
+        self.queue.late_s.clear()
         self.start(20, 3)
 
         self.run_now(until(lambda: not self.queue.messages, each_s=60))
@@ -206,5 +287,5 @@ class Workers(RuleBasedStateMachine):
         assert asyncio.all_tasks(self.loop) == set()
 
 
-Workers.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+Workers.TestCase.settings = settings(max_examples=Fault.amount(25, 1000), stateful_step_count=25, deadline=None)
 TestWorkersLoseNothing = Workers.TestCase

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,6 +29,7 @@ class Metadata:
         self.refuses = 0
         self.odd: list[bytes] = []
         self.url = ""
+        self.clock_h = 0
 
     async def token(self, request: web.Request) -> web.Response:
         if not request.headers.get("X-aws-ec2-metadata-token-ttl-seconds"):
@@ -44,7 +46,9 @@ class Metadata:
             return web.Response(status=503)
         if request.headers.get("X-aws-ec2-metadata-token") != f"token-{self.tokens}":
             return web.Response(status=401)
-        return web.Response(status=404) if self.notice is None else web.Response(text=self.notice)
+        now = datetime.now(UTC) + timedelta(hours=self.clock_h)
+        headers = {"Date": format_datetime(now, usegmt=True)}
+        return web.Response(status=404) if self.notice is None else web.Response(text=self.notice, headers=headers)
 
     @asynccontextmanager
     async def served(self) -> AsyncIterator[None]:
@@ -85,6 +89,20 @@ async def test_a_notice_stops_the_worker_with_the_time_that_it_leaves(monkeypatc
         await watch
     assert stop.reason == f"spot interruption notice: terminate at {at:%H:%M:%S} UTC"
     assert 70 < stop.seconds_left <= 80
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_the_time_that_is_left_is_by_the_services_clock(monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+    """By this machine's, which is an hour off, there would be none left, or more than the instance lives."""
+    metadata, stop = Metadata(), Stop()
+    metadata.clock_h = hours
+    at = datetime.now(UTC) + timedelta(hours=hours, seconds=90)
+    metadata.notice = f'{{"action": "terminate", "time": "{at:%Y-%m-%dT%H:%M:%SZ}"}}'
+    async with metadata.served():
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url)
+        await spot.watch_spot(stop, grace_s=100)
+    assert 70 < stop.seconds_left <= 81
 
 
 @pytest.mark.usefixtures("quick")

@@ -100,7 +100,7 @@ class SafeProduct:
     <SENSING_TIME>2022-10-05T11:56:49.581767Z</SENSING_TIME>
   </n1:General_Info>
   <n1:Geometric_Info>
-    <Tile_Geocoding><HORIZONTAL_CS_CODE>EPSG:32629</HORIZONTAL_CS_CODE>{sizes}{places}</Tile_Geocoding>
+    <Tile_Geocoding><HORIZONTAL_CS_CODE>EPSG:326{self.tile_id[1:3]}</HORIZONTAL_CS_CODE>{sizes}{places}</Tile_Geocoding>
     <Tile_Angles><Mean_Sun_Angle><ZENITH_ANGLE unit="deg">57.8</ZENITH_ANGLE>
       <AZIMUTH_ANGLE unit="deg">172.8</AZIMUTH_ANGLE></Mean_Sun_Angle></Tile_Angles>
   </n1:Geometric_Info>

@@ -130,6 +130,58 @@ def test_what_is_stale_stays_where_the_new_files_cannot_come(tmp_path: Path, wit
     assert files_in(tmp_path) == dict.fromkeys(("m.html", "m.png", "m.tif"), b"old")
 
 
+def test_what_must_not_stand_beside_new_files_is_taken_away_first_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at any time, the Item is there with all of its mask's files only, and a new one's beside no old mask."""
+    item, picture, mask = (tmp_path / name for name in ("m.json", "m.png", "m.tif"))
+    for path in (item, picture, mask):
+        path.write_bytes(b"old")
+    seen = []
+    rename = Path.replace
+
+    def watched(self: Path, target: Path) -> Path:
+        renamed = rename(self, target)
+        seen.append({path.name: path.read_bytes() for path in (picture, mask, item) if path.exists()})
+        return renamed
+
+    monkeypatch.setattr(Path, "replace", watched)
+    write_atomically([(picture, [b"new"]), (mask, [b"new"]), (item, [b"new"])], [item, picture, mask])
+    assert seen == [
+        {"m.png": b"old", "m.tif": b"old"}, {"m.tif": b"old"}, {},
+        {"m.png": b"new"}, {"m.png": b"new", "m.tif": b"new"}, dict.fromkeys(("m.png", "m.tif", "m.json"), b"new"),
+    ]  # fmt: skip
+    assert set(files_in(tmp_path)) == {"m.json", "m.png", "m.tif"}
+
+
+@pytest.mark.parametrize("fails_at", range(6))
+def test_what_was_taken_away_comes_back_where_a_later_step_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    item, picture, mask = (tmp_path / name for name in ("m.json", "m.png", "m.tif"))
+    for path in (item, picture, mask):
+        path.write_bytes(b"old")
+    steps, rename = [0], Path.replace
+
+    def failing(self: Path, target: Path) -> Path:
+        steps[0] += 1
+        if steps[0] == fails_at + 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(OutputError, match="Input/output error"):
+        write_atomically([(picture, [b"new"]), (mask, [b"new"]), (item, [b"new"])], [item, picture, mask])
+    assert files_in(tmp_path) == dict.fromkeys(("m.json", "m.png", "m.tif"), b"old")
+
+
+def test_a_scratch_file_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(
+        OutputError, match=r"cannot write .*m\.tif: its scratch file .*gone cannot be read: No such file"
+    ):
+        write_atomically([(tmp_path / "m.tif", tmp_path / "gone")])
+
+
 async def test_tasks_that_write_the_same_files_do_not_disturb_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

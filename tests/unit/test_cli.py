@@ -49,6 +49,7 @@ EXPLAINING = {
     "notes",
     "requests",
     "batch_sizes_reason",
+    "canary",
     "error",
     "exit_code",
     "quicklook",
@@ -151,7 +152,7 @@ def test_help_teaches(command: Callable[..., Ended], path: tuple[str, ...]) -> N
     text = " ".join(shown.out.split())
     assert f"Example: kappamask-stream {' '.join(path)}" in text
     assert "Exit codes: 0 all good; 2 usage; 3 input" in text
-    assert "130 and 143 on SIGINT and SIGTERM" in text
+    assert "129, 130 and 143 on SIGHUP, SIGINT and SIGTERM" in text
     # Every option and argument explains itself: its line goes on with words.
     listed = re.split(r"^(?:Arguments|Options):\n", shown.out, flags=re.MULTILINE)[1:]
     names = re.findall(r"^  (?:-\w, )?(--?[\w-]+|[A-Za-z]+)", "\n".join(listed), flags=re.MULTILINE)
@@ -263,7 +264,7 @@ def test_version(command: Callable[..., Ended]) -> None:
         ),
         (
             ["models", "fetch", "all", "--url", "ftp://here/"],
-            "'ftp://here/' (from flag --url): Value error, must begin",
+            "'ftp://here/' (from flag --url): must begin",
         ),
         (["run", "P", "--model", "csmask", "--precision", "bf16"], "--precision bf16 is for --model kappamask"),
     ],

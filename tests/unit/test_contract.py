@@ -83,7 +83,7 @@ def test_another_major_version_is_refused_with_both(csmask_contract: ModelContra
         ({"probability_classes": [4, 1]}, "ascending"),
         ({"tile_size": -1}, "between 1 and 65536"),
         ({"classes": 3}, "cannot be read"),
-        ({"name": None}, "name is not a string"),
+        ({"name": None}, "name: None is not a string"),
         ({"dn_unit": "furlongs"}, "furlongs"),
         ({"min_agreement": 1.2}, "1.2 is not between 0 and 1"),
         ({"min_agreement": None}, "cannot be read"),

@@ -13,6 +13,8 @@ from kappamask_stream.errors import ProductError
 from kappamask_stream.grid import Tile, TileGrid, Window, source_window
 from kappamask_stream.jp2 import BandInput, CodestreamIndex, CodestreamTile, DecodePlan, bands_of
 from kappamask_stream.jp2.plan import covering
+from kappamask_stream.planning import reservation
+from kappamask_stream.settings import Settings
 
 
 def make_index(
@@ -222,6 +224,24 @@ def test_what_a_decoder_takes_for_a_huge_tile_counts() -> None:
     assert {
         unit.work_bytes for unit in DecodePlan.of([BandInput(path="", index=small, group=group, channel=0)], grid).units
     } == {0}
+
+
+@pytest.mark.parametrize("side", [5000, 500])
+def test_a_file_laid_out_greedily_is_at_fault_itself_and_no_reason_to_change_the_budget(side: int) -> None:
+    """A worker takes the settings' fault for every product's and pauses: one file must not make it."""
+    group = BandGroup(gsd_m=20, bands=("B02",), tile=256, stride=204)
+    index = make_index(5000, 5000, side, side, name="B02.jp2", decode_bytes=side * side * 4)
+    plan = DecodePlan.of([BandInput(path="", index=index, group=group, channel=0)], TileGrid(5000, 5000, 256, 26))
+    assert plan.required_bytes < 200 * 2**20
+    enough, tight = Settings(memory_budget_mb=200), Settings(memory_budget_mb=16)
+    assert reservation(plan, enough) >= plan.required_bytes
+    if side == 500:
+        assert plan.required_bytes <= reservation(plan, tight)
+        return
+    with pytest.raises(
+        ProductError, match=r"^B02\.jp2 is laid out in pieces so large that decoding needs 144 MB, .* 16"
+    ):
+        reservation(plan, tight)
 
 
 def test_bands_are_paired_with_their_files_in_the_order_of_the_contract(kappamask_contract: ModelContract) -> None:

@@ -16,9 +16,9 @@ from pyproj import Transformer
 from kappamask_stream.errors import UsageError
 from kappamask_stream.feed import FeedFilter, ProductRef, parse_message
 from kappamask_stream.feed.filter_texts import parse_moment
-from kappamask_stream.feed.mgrs import SIDE_M, place_of_tile
 from kappamask_stream.feed.search_area import search_geometry
 from kappamask_stream.feed.stac_search import StacSearch
+from kappamask_stream.mgrs import SIDE_M, place_of_tile
 from kappamask_stream.names import parse_product_name
 from tests.unit import feed_messages as feed
 

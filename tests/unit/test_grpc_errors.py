@@ -107,6 +107,7 @@ SAID = [
     ),
     ("StatusCode.INTERNAL", "CUDA error: out of memory", ServerFaultError, "answered INTERNAL: CUDA error"),
     ("StatusCode.INTERNAL", "Received RST_STREAM with error code 2", ServerUnavailableError, "broke off: .*RST"),
+    ("StatusCode.UNKNOWN", "Stream removed (Deadline Exceeded)", InferenceTimeoutError, r"within 7.5 s \("),
     ("StatusCode.UNKNOWN", "Stream removed", ServerUnavailableError, "broke off: Stream removed"),
     (
         "StatusCode.UNKNOWN",

@@ -188,10 +188,10 @@ def test_a_note_says_what_happens_instead(changes: dict[str, Any], note: str) ->
         ({"level_product": "L1C"}, f'level_product is "L1C": allowed is L2A, the level of {L2A}'),
         ({"product_name": "T34UFA"}, 'product_name is "T34UFA": allowed is the name of a Sentinel-2 product'),
         ({"product_name": 7}, "product_name is 7: allowed is the name"),
-        ({"tile_size": "512"}, 'tile_size is "512": allowed is a whole number from 1, e.g. 512'),
+        ({"tile_size": "512"}, 'tile_size is "512": allowed is a whole number from 1 to 1000000, e.g. 512'),
         ({"tile_size": 0}, "tile_size is 0: allowed is a whole number"),
         ({"tile_size": True}, "tile_size is true: allowed is a whole number"),
-        ({"batch_size": 1.5}, "batch_size is 1.5: allowed is a whole number from 1, e.g. 1"),
+        ({"batch_size": 1.5}, "batch_size is 1.5: allowed is a whole number from 1 to 1000000, e.g. 1"),
         (
             {"overlapping": True},
             "overlapping is true: allowed is a share of the tile that is an even number of its 512",

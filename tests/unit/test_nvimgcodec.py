@@ -6,6 +6,7 @@ import importlib.util
 import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import imagecodecs
@@ -16,7 +17,16 @@ from kappamask_stream.errors import CodestreamError, UsageError
 from kappamask_stream.jp2.nvimgcodec import BatchingDecoder, NvImageCodecDecoder
 from kappamask_stream.jp2.origin import framed, moved
 from kappamask_stream.jp2.standalone import standalone_codestream
-from tests.unit.jp2_files import decode_by_tiles, esa_options, index_bytes, plain_read, scene, write_jp2
+from tests.unit.jp2_files import (
+    COD,
+    Codestream,
+    decode_by_tiles,
+    esa_options,
+    index_bytes,
+    plain_read,
+    scene,
+    write_jp2,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,6 +147,45 @@ def test_tile_off_the_grid_is_refused() -> None:
         framed(bytes(code))
 
 
+@pytest.mark.parametrize("where", ["component", "tile"])
+def test_tile_with_coding_parameters_of_its_own_is_left_to_the_cpu(tmp_path: Path, where: str) -> None:
+    """nvJPEG2000's frame and place are worked out from the main header's COD: they would be wrong without a word."""
+    stream = Codestream.of(write_jp2(tmp_path / "band.jp2", scene(100, 120)).read_bytes())
+    cod = stream.segment(COD)
+    if where == "component":
+        stream = stream.with_segment(b"\xff\x53", b"\0" + cod[:1] + cod[5:])
+    else:
+        own = COD + (len(cod) + 2).to_bytes(2, "big") + cod
+        stream = replace(stream, parts=tuple(replace(part, segments=own) for part in stream.parts))
+    data = stream.encode()
+    index = index_bytes(data)
+    alone = standalone_codestream(index, index.tiles[1], [data[o : o + n] for o, n in index.tiles[1].parts])
+    for put in (framed, moved):
+        with pytest.raises(CodestreamError, match="coding parameters of its own: decode it on the CPU"):
+            put(alone)
+
+
+def test_frame_that_would_take_the_memory_is_refused(tmp_path: Path) -> None:
+    """A tile may say that it lies anywhere: all before it would be written."""
+    stream = Codestream.of(write_jp2(tmp_path / "band.jp2", scene(64, 64)).read_bytes())
+    far = stream.with_siz(x0=2**31 - 64, y0=2**31 - 64, x1=2**31, y1=2**31, tile_x0=2**31 - 64, tile_y0=2**31 - 64)
+    data = far.encode()
+    index = index_bytes(data)
+    alone = standalone_codestream(index, index.tiles[0], [data[o : o + n] for o, n in index.tiles[0].parts])
+    with pytest.raises(
+        CodestreamError, match=r"before a tile would stand \d+ tiles, 16384 at most: decode it on the CPU"
+    ):
+        framed(alone)
+    layers = bytearray(stream.segment(COD))
+    layers[2:4] = b"\xff\xff"
+    many = replace(stream, segments=tuple((m, bytes(layers) if m == COD else b) for m, b in stream.segments))
+    data = many.with_siz(x0=6400, y0=0, x1=6464, y1=64, tile_x0=6400).encode()
+    index = index_bytes(data)
+    alone = standalone_codestream(index, index.tiles[0], [data[o : o + n] for o, n in index.tiles[0].parts])
+    with pytest.raises(CodestreamError, match="packets of more than 4194304 bytes"):
+        framed(alone)
+
+
 def test_what_waits_while_a_batch_is_decoded_is_the_next_batch() -> None:
     cpu = Cpu()
     decoder = BatchingDecoder(cpu, max_batch=5)
@@ -197,6 +246,26 @@ def test_error_of_a_batch_reaches_every_thread_and_the_next_batch_is_decoded() -
     with pytest.raises(CodestreamError, match="band 1 cannot be decoded on the GPU: out of memory"):
         decoder.decode(codestream(1), height=16, width=16, name="band 1")
     assert decoder.decode(codestream(2), height=16, width=16, name="band 2")[0, 0] == 2
+
+
+def test_what_cannot_be_decoded_fails_alone() -> None:
+    """A batch may hold tiles of several products."""
+    cpu = Cpu()
+    decoder = BatchingDecoder(cpu)
+    waiting = Watched(3)
+    cpu.go_on.clear()
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(decoder.decode, codestream(1), height=16, width=16, name="first")
+        assert cpu.begun.wait(30)
+        decoder._queue.waiting = waiting
+        good = [pool.submit(decoder.decode, codestream(v), height=16, width=16, name=str(v)) for v in (2, 3)]
+        bad = pool.submit(decoder.decode, b"no codestream", height=16, width=16, name="tile 0 of B02.jp2")
+        assert waiting.reached.wait(30)
+        cpu.go_on.set()
+        assert [int(job.result()[0, 0]) for job in (first, *good)] == [1, 2, 3]
+        with pytest.raises(CodestreamError, match=r"tile 0 of B02\.jp2 cannot be decoded on the GPU"):
+            bad.result()
+    assert cpu.sizes == [1, 3, 1, 1, 1]
 
 
 def test_interrupted_thread_leaves_nobody_waiting() -> None:

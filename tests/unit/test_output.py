@@ -323,12 +323,13 @@ async def test_a_foreign_or_beheaded_file_is_an_error_unless_overwriting(
     assert not await plan.is_done(OVERWRITE)
 
 
-async def test_preparing_removes_what_a_killed_run_left(plan: OutputPlan, folder: Path) -> None:
+async def test_tidying_removes_what_a_killed_run_left(plan: OutputPlan, folder: Path) -> None:
     names = [plan.mask, plan.quicklook]
+    await plan.destination.tidy(names)
     await plan.destination.prepare(names)
     for name in names:
         (folder / f".{name}.{platform.node()}.{os.getpid()}.part").write_bytes(b"1")
-    await plan.destination.prepare(names)
+    await plan.destination.tidy(names)
     assert files_in(folder) == {}
     await plan.destination.discard()
     assert not folder.exists()
@@ -338,7 +339,7 @@ async def test_temporary_files_of_killed_runs_go_from_tiles_folders_too(plan: Ou
     left = folder / "tile_0_0" / f".prediction.png.{platform.node()}.{os.getpid()}.part"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"1")
-    await plan.destination.prepare([plan.mask, "tile_0_0/prediction.png", "tile_1_0/prediction.png"])
+    await plan.destination.tidy([plan.mask, "tile_0_0/prediction.png", "tile_1_0/prediction.png"])
     assert files_in(folder) == {}
 
 

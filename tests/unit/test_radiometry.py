@@ -164,3 +164,11 @@ def test_km_predict_on_l1c_of_baseline_4_with_real_maxima(shared_dir: Path) -> N
         )
         o = -1000 / 65535
         np.testing.assert_allclose(scale, 1 / (65535 * (np.array(network["max_v"]) + 2 * o)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [1e-300, 1e-39, 1e39, 1e300])
+def test_a_scale_that_float32_cannot_hold_is_refused(csmask_contract: ModelContract, value: float) -> None:
+    """The network would see infinities, or nothing at all."""
+    quantification = dict.fromkeys(BANDS, value)
+    with pytest.raises(ProductError, match=r"B02 would be divided by 1e.* DN"):
+        offset_scale(csmask_contract, offsets={}, quantification=quantification, radiometry="corrected")

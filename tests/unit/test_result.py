@@ -23,7 +23,7 @@ FIELDS = {
     "bytes_read": int, "tail_seconds": NUMBER, "peak_rss_bytes": int, "classes": dict, "stages": dict, "model": TEXT,
     "batch_sizes": dict,
     "quicklook": TEXT, "error": NOTHING, "exit_code": int, "batch_sizes_reason": NOTHING, "retries": int,
-    "fingerprint": TEXT, "requests": int, "files": list, "notes": list,
+    "canary": NOTHING, "fingerprint": TEXT, "requests": int, "files": list, "notes": list,
 }  # fmt: skip
 
 DONE = ProductResult(

@@ -4,6 +4,8 @@ import math
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
@@ -114,7 +116,15 @@ async def test_each_further_attempt_is_told() -> None:
      (None, None), ("9" * 400, math.inf)],
 )  # fmt: skip
 def test_how_long_a_server_asks_to_wait(said: str | None, seconds: float | None) -> None:
-    assert retry_after_s(said) == seconds
+    assert retry_after_s(said, None) == seconds
+
+
+@pytest.mark.parametrize("jump_h", [-1, 0, 1])
+def test_a_date_counts_from_the_servers_clock_not_from_this_machines(jump_h: int) -> None:
+    """Measured by a clock that is an hour behind it would be an hour's wait, which ends all patience."""
+    servers = datetime.now(UTC) + timedelta(hours=jump_h)
+    until = format_datetime(servers + timedelta(seconds=30), usegmt=True)
+    assert retry_after_s(until, format_datetime(servers, usegmt=True)) == 30
 
 
 async def test_a_gain_gives_new_patience_a_trickle_does_not() -> None:

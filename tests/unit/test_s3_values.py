@@ -170,6 +170,16 @@ def test_who_is_unknown_is_told_apart_from_what_is_denied(status: int, code: str
     assert type(of_refusal(refusal, "s3://bucket/key", signed=True)) is kind
 
 
+def test_a_clock_that_is_off_passes_and_is_named() -> None:
+    """Not a refusal of who asks: a clock that has jumped is set again, and no product is at fault."""
+    refusal = refusal_of(403, {}, error_xml("RequestTimeTooSkewed", "The difference is too large.").encode())
+    meaning = of_refusal(refusal, "s3://bucket/key", signed=True)
+    assert isinstance(meaning, TryLaterError)
+    assert str(meaning) == (
+        "the store answers 403 RequestTimeTooSkewed: its clock and this machine's differ: set this machine's"
+    )
+
+
 def test_cdses_bucket_elsewhere_is_a_hint() -> None:
     refusal = refusal_of(404, {}, error_xml("NoSuchBucket").encode())
     assert "--source cdse" in str(of_refusal(refusal, "s3://eodata/x", signed=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import pytest
 import rasterio
 
 from kappamask_stream import cli
-from kappamask_stream.errors import InputError
+from kappamask_stream.errors import InputError, UsageError
 from kappamask_stream.survey import survey
 from tests.stream.scene import Scene, band_file, l1c_scene, l2a_scene
 
@@ -52,7 +53,7 @@ def tiles_with_data(file: Path) -> tuple[int, int]:
 
 
 async def test_l2a(l2a_scene: Scene) -> None:
-    found = await survey(l2a_scene.path)
+    found = await survey(l2a_scene.path, memory_bytes=2**28)
     files = sorted(l2a_scene.path.glob("GRANULE/*/IMG_DATA/*/*.jp2"))
     bands = [file for file in files if "_TCI_" not in file.name]
     assert len(found.bands) == len(bands)
@@ -69,7 +70,7 @@ async def test_l2a(l2a_scene: Scene) -> None:
 
 
 async def test_l1c(l1c_scene: Scene) -> None:
-    found = await survey(l1c_scene.path)
+    found = await survey(l1c_scene.path, memory_bytes=2**28)
     assert {b.band: b.gsd_m for b in found.bands} == {
         **dict.fromkeys(("B02", "B03", "B04", "B08"), 10),
         **dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12"), 20),
@@ -81,7 +82,7 @@ async def test_l1c(l1c_scene: Scene) -> None:
 @pytest.mark.shared
 async def test_real_product(shared_dir: Path) -> None:
     product = shared_dir / "data" / "product_60m" / PRODUCT_60M
-    found = await survey(product)
+    found = await survey(product, memory_bytes=2**28)
     assert (found.tiles, found.tiles_with_data) == (529, 328)
     assert tiles_with_data(band_file(product, "B01", 60)) == (529, 328)
     assert 0 < found.ring_bytes < 100e6
@@ -90,7 +91,7 @@ async def test_real_product(shared_dir: Path) -> None:
 @pytest.mark.shared
 async def test_real_metadata_without_any_band(shared_dir: Path) -> None:
     product = shared_dir / "data" / "metadata" / "S2B_MSIL2A_20220413T150759_N0400_R025_T33XWJ_20220414T082126.SAFE"
-    found = await survey(product)
+    found = await survey(product, memory_bytes=2**28)
     assert (found.bands, found.tiles, found.tiles_with_data, found.ring_bytes) == ((), None, 0, 0)
 
 
@@ -107,7 +108,19 @@ async def test_a_damaged_band_is_named(l2a_scene: Scene, tmp_path: Path) -> None
     file = band_file(damaged, "B11", 20)
     file.write_bytes(file.read_bytes()[:3000])
     with pytest.raises(InputError, match=rf"{file.name}"):
-        await survey(damaged)
+        await survey(damaged, memory_bytes=2**28)
+
+
+async def test_a_band_of_another_size_is_refused_before_its_pixels_are_read(l2a_scene: Scene, tmp_path: Path) -> None:
+    damaged = l2a_scene.copy(tmp_path)
+    shutil.copy(band_file(damaged, "B8A", 20), band_file(damaged, "B01", 60))
+    with pytest.raises(InputError, match=r"_B01_60m\.jp2 of .* has 300 x 300 pixels, the metadata says 100 x 100"):
+        await survey(damaged, memory_bytes=2**28)
+
+
+async def test_no_more_memory_is_taken_than_is_given(l2a_scene: Scene) -> None:
+    with pytest.raises(UsageError, match=r"needs 1 MB for decoded pixels, the budget is 0 MB"):
+        await survey(l2a_scene.path, memory_bytes=1000)
 
 
 def test_the_page_says_what_the_issue_asks_for(l2a_scene: Scene, info: Callable[..., str]) -> None:
@@ -156,5 +169,5 @@ async def test_tiles_without_data_are_told_apart(l2a_scene: Scene, tmp_path: Pat
         target.write(pixels.astype(np.uint16), 1)
     with rasterio.Env(GDAL_PAM_ENABLED="NO"):
         rasterio.shutil.copy(str(staged), str(file), driver="JP2OpenJPEG", QUALITY=100, REVERSIBLE="YES", NBITS=15)
-    found = await survey(product)
+    found = await survey(product, memory_bytes=2**28)
     assert (found.tiles, found.tiles_with_data) == (4, 2) == tiles_with_data(file)

@@ -2,7 +2,8 @@
 
 Runs inside Triton's stub, in the server's environment, which holds `server_models`. A batch is taken apart: its tiles
 go to `engine_streams` streams of `engine_threads` threads each, which makes a tile's answer independent of the batch it
-came in. By default there are as many streams as a full batch has tiles, or cores, and all cores are used.
+came in. By default the model's instances share the cores, and each has as many streams as a full batch has tiles, or
+as it has cores.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class TritonPythonModel:
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         self._inputs = [entry["name"] for entry in config["input"]]
         self._outputs = [entry["name"] for entry in config["output"]]
-        cores = len(os.sched_getaffinity(0))
+        instances = sum(int(group["count"]) for group in config["instance_group"])
+        cores = -(-len(os.sched_getaffinity(0)) // instances)
         streams = int(parameters.get("engine_streams") or min(cores, int(config["max_batch_size"])))
         self._engine = OpenVinoEngine(
             Path(args["model_repository"]) / args["model_version"] / "model.onnx",

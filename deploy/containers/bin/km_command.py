@@ -9,7 +9,7 @@ from pathlib import Path
 
 def run(*arguments: str) -> int:
     """Run a command of kappamask-stream in this process and return its exit code."""
-    from kappamask_stream.cli import main
+    from kappamask_stream.__main__ import main
 
     sys.argv[1:] = arguments
     try:

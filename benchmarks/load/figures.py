@@ -1,0 +1,127 @@
+"""What the samples of a load say: growth with its error, fairness, lanes; and whether that is as it should be. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+#: Memory may have grown by this, of what there is and in MB, whichever is more, before it counts: allocators keep some.
+MOST_GROWTH, MOST_GROWTH_MB = 0.02, 3.0
+#: Files and threads come and go with pools; so many more at the end than at the beginning are growth.
+MOST_MORE = 4
+#: Throughput of the quickest client by that of the slowest.
+MOST_UNFAIR = 1.5
+#: A tile of the backlog waits at least so many times as long as an interactive one.
+LEAST_AHEAD = 3.0
+#: Standard errors that a slope must be above what is allowed to count.
+_SURE = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trend:
+    """A line through samples, by least squares.
+
+    Attributes
+    ----------
+    per_hour : its slope.
+    error : standard error of it, were the samples independent; memory stays where it is, so the true one is larger.
+    mean : of the samples.
+    hours : that they cover.
+    """
+
+    per_hour: float
+    error: float
+    mean: float
+    hours: float
+
+    @classmethod
+    def of(cls, samples: Sequence[tuple[float, float]]) -> Trend:
+        """Fit to (seconds, value); three samples or more at different times."""
+        times, values = (np.array(column, dtype=np.float64) for column in zip(*samples, strict=True))
+        hours = (times - times[0]) / 3600
+        spread = float(((hours - hours.mean()) ** 2).sum())
+        slope = float(((hours - hours.mean()) * (values - values.mean())).sum()) / spread
+        left = values - values.mean() - slope * (hours - hours.mean())
+        variance = float((left**2).sum()) / (len(values) - 2)
+        return cls(per_hour=slope, error=(variance / spread) ** 0.5, mean=float(values.mean()), hours=float(hours[-1]))
+
+    def grows(self, share: float, least: float) -> bool:
+        """Tell whether it has surely gained more than a share of its mean, or `least` where that is more."""
+        return (self.per_hour - _SURE * self.error) * self.hours > max(share * self.mean, least)
+
+
+def after(samples: Sequence[tuple[float, float]], moment: float) -> list[tuple[float, float]]:
+    """Return the samples of a moment and later."""
+    return [sample for sample in samples if sample[0] >= moment]
+
+
+def more_at_the_end(samples: Sequence[tuple[float, float]]) -> float:
+    """Return by how much the largest value of the last quarter is above the largest of the first."""
+    quarter = max(1, len(samples) // 4)
+    values = [value for _, value in samples]
+    return max(values[-quarter:]) - max(values[:quarter])
+
+
+def rate(counts: Sequence[tuple[float, float]], begin: float, end: float) -> float:
+    """Return answers per second between two moments, from a running count."""
+    inside = [(at, count) for at, count in counts if begin <= at <= end]
+    if len(inside) < 2:
+        return 0.0
+    (first_at, first), (last_at, last) = inside[0], inside[-1]
+    return (last - first) / (last_at - first_at)
+
+
+def unfairness(rates: Sequence[float]) -> float:
+    """Return the largest rate by the smallest; infinite where somebody got nothing."""
+    return max(rates) / min(rates) if min(rates) > 0 else float("inf")
+
+
+def faults(
+    *,
+    failures: Sequence[str],
+    memory_mb: Mapping[str, Trend],
+    counted: Mapping[str, Sequence[tuple[float, float]]],
+    rates: Mapping[str, float],
+    pending: Sequence[float],
+    full: int,
+    latencies_s: Mapping[str, Sequence[float]],
+) -> list[str]:
+    """Say what is not as it should be; nothing where all is well.
+
+    Parameters
+    ----------
+    failures : what clients said.
+    memory_mb : of each process, after the warm-up.
+    counted : files and threads of each, after the warm-up.
+    rates : tiles per second of each client that fills the queue.
+    pending : requests that waited in the server, at each look.
+    full : fewer than these waiting, and the queue is not full.
+    latencies_s : of single tiles in the lanes ``interactive`` and ``backlog``.
+    """
+    found = list(failures)
+    for name, trend in memory_mb.items():
+        if trend.grows(MOST_GROWTH, MOST_GROWTH_MB):
+            found.append(f"{name} grows by {trend.per_hour:.1f} MB/h (standard error {trend.error:.1f})")
+    for name, samples in counted.items():
+        if (more := more_at_the_end(samples)) > MOST_MORE:
+            found.append(f"{name}: {more:.0f} more at the end")
+    if (worst := unfairness(list(rates.values()))) > MOST_UNFAIR:
+        found.append(f"the quickest client got {worst:.2f} times what the slowest got: at most {MOST_UNFAIR}")
+    if (least := min(pending)) < full:
+        found.append(f"the queue was not full: {least:.0f} requests waited, {full} were expected")
+    if not all(latencies_s.get(lane) for lane in ("interactive", "backlog")):
+        found.append("no tile was answered in one of the lanes: a longer run is needed")
+    elif (ahead := lead(latencies_s)) < LEAST_AHEAD:
+        found.append(f"a tile of the backlog waited {ahead:.1f} times as long as an interactive one: {LEAST_AHEAD}")
+    return found
+
+
+def lead(latencies_s: Mapping[str, Sequence[float]]) -> float:
+    """Return how many times as long as an interactive tile one of the backlog takes, in the middle."""
+    return statistics.median(latencies_s["backlog"]) / statistics.median(latencies_s["interactive"])

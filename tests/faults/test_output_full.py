@@ -1,0 +1,142 @@
+"""A disk that is full, or breaks, at every single call of a run that writes; and a process killed at each of them."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import random
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.failing_calls import Failing, why_not
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.fault_table import Fault
+    from tests.faults.plant import Plant
+
+pytestmark = [pytest.mark.integration, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
+
+#: Errors of a disk, of which each call gets one after the other; and what a message says of it.
+ERRORS = {errno.ENOSPC: "make room", errno.EIO: "", errno.EDQUOT: "your quota is used up", errno.EROFS: ""}
+REMEDIES = ("give another folder with --output", "name another folder for temporary files with TMPDIR")
+
+
+def calls(plant: Plant, brief: int, fault: Fault, *, kills: bool = False) -> Iterator[int]:
+    """Numbers of calls: all, until a run passes (the caller stops); in brief some of them, the last ones among them."""
+    plant.fresh()
+    counted = len(plant.run(failing=Failing(at=0, number=0, kills=kills, folders=folders(plant))).counted)
+    assert counted > 50
+    plant.fresh()
+    some = sorted(random.Random(counted).sample(range(1, counted + 1), brief))
+    yield from fault.amount(some, itertools.count(1))  # type: ignore[arg-type]
+
+
+def folders(plant: Plant) -> list[str]:
+    return [str(plant.out), str(plant.tmp)]
+
+
+@pytest.mark.fault("Output", "disk full or broken at every call that writes, once")
+def test_a_call_that_fails_once(plant: Plant, fault: Fault) -> None:
+    for at, number in zip(calls(plant, 2, fault), itertools.cycle(ERRORS), strict=False):
+        ended = plant.run(failing=Failing(at=at, number=number, folders=folders(plant)))
+        if not ended.failed:
+            break
+        judge(plant, fault, ended.code, ended.err, number)
+
+
+@pytest.mark.fault("Output", "disk full or broken from every call on")
+def test_a_disk_that_stays_full(plant: Plant, fault: Fault) -> None:
+    for at, number in zip(calls(plant, 2, fault), itertools.cycle(ERRORS), strict=False):
+        ended = plant.run(failing=Failing(at=at, number=number, lasting=True, folders=folders(plant)))
+        if not ended.failed:
+            break
+        judge(plant, fault, ended.code, ended.err, number)
+
+
+def judge(plant: Plant, fault: Fault, code: int, said: str, number: int) -> None:
+    """Assert what a user gets: the whole set, or one line with file and remedy, and afterwards the whole set."""
+    fault.injected()
+    assert "Traceback" not in said
+    if code == 0:  # what can be done in another way, or once more, is
+        plant.require_whole()
+        fault.outcome("went on, all files byte-identical")
+        plant.fresh()
+        return
+    assert code == 5, said
+    (line,) = [line for line in said.splitlines() if "error: " in line]
+    assert f"cannot write {plant.out}" in line or f"cannot write {plant.tmp}" in line
+    assert os.strerror(number) in line
+    assert ERRORS[number] in line
+    assert any(remedy in line for remedy in REMEDIES)
+    if plant.left():  # the mask was whole before the catalogue around it failed
+        assert line.startswith(f"error: cannot write {plant.out}")
+        made = plant.made()
+        assert all(content == plant.whole[name] for name, content in made.items())
+        assert set(plant.whole) - set(made) <= {name for name in plant.whole if "/" not in name or "models/" in name}
+    plant.require_again()
+    fault.outcome("exit 5 with file and remedy, nothing left, then byte-identical")
+    plant.fresh()
+
+
+@pytest.mark.fault("Process", "SIGKILL at every call that changes a folder")
+def test_killed_at_a_call(plant: Plant, fault: Fault) -> None:
+    for at in calls(plant, 3, fault, kills=True):
+        ended = plant.run(failing=Failing(at=at, number=signal.SIGKILL, kills=True, folders=folders(plant)))
+        if not ended.failed:
+            break
+        assert ended.code == -signal.SIGKILL
+        fault.injected()
+        require_sound(plant)
+        plant.require_again()
+        fault.outcome("the same command: byte-identical, nothing left")
+        plant.fresh()
+
+
+def require_sound(plant: Plant) -> None:
+    """Assert that whatever has its final name is what it should be, and no Item is there without its files."""
+    made = {name: content for name, content in plant.made().items() if "/." not in f"/{name}"}
+    lists = [name for name in made if name.endswith("_subtiles.json")]
+    assert {name for name in made if made[name] != plant.whole[name]} <= set(lists)
+    if any(name.endswith("_20m.json") for name in made):
+        assert {name for name in plant.whole if name.startswith("S2")} == {n for n in made if n.startswith("S2")}
+
+
+#: Another mask of the same name: shadows are grown over what is clear.
+OTHER = ("--dilate", "cloud=40", "--png", "--stac", "--report", "--overwrite")
+
+
+@pytest.mark.fault("Process", "SIGKILL at every call while another mask is replaced")
+def test_killed_while_another_mask_is_replaced(plant: Plant, fault: Fault) -> None:
+    """Whichever of the two is asked for then, with whichever files: none is a mixture of both."""
+    plant.fresh()
+    assert plant.run((*OTHER, "--subtiles", "--probabilities")).code == 0
+    other = plant.made()
+    new = ("--stac", "--overwrite")
+    plant.fresh()
+    plant.run((*OTHER, "--subtiles", "--probabilities"))
+    counted = plant.run(new, failing=Failing(at=0, number=0, kills=True, folders=folders(plant))).counted
+    last = next(place for place, (call, path) in enumerate(counted, 1) if call == "rename" and path.endswith(".json"))
+    numbers = fault.amount(sorted(random.Random(3).sample(range(last // 2, last + 12), 1)), range(1, len(counted) + 1))
+    for at in numbers:
+        plant.fresh()
+        assert plant.run((*OTHER, "--subtiles", "--probabilities")).code == 0
+        ended = plant.run(new, failing=Failing(at=at, number=signal.SIGKILL, kills=True, folders=folders(plant)))
+        if not ended.failed:
+            break
+        fault.injected()
+        if at % 2:
+            assert plant.run((*OTHER, "--subtiles", "--probabilities")).code == 0
+            expected = other
+        else:
+            assert plant.run((*new, "--png", "--probabilities", "--subtiles", "--report")).code == 0
+            expected = plant.whole
+        made = plant.made()
+        wrong = [name for name in made if "/" in name and made[name] != expected.get(name)]
+        assert wrong == [], (at, ended.failed)
+        assert set(expected) - set(made) == set()
+        fault.outcome("the next run of either: byte-identical, nothing of the other")

@@ -1,0 +1,125 @@
+"""Signals at random moments of a run's life, then the same command again: valid, identical, nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kappamask_stream.server import server_status
+from tests.integration.local_state import PATIENCE_S, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.fault_table import Fault
+    from tests.faults.plant import Plant
+    from tests.integration.session import SessionServer
+
+pytestmark = pytest.mark.integration
+
+#: What is seen from outside of a run's life: its first words, its scratch folder, a temporary file, a mask, its end.
+STATES: dict[str, Callable[[Plant], object]] = {
+    "says something": lambda plant: plant.said,
+    "has a scratch folder": lambda plant: os.listdir(plant.tmp),  # noqa: PTH208 - quicker
+    "has a product's folder": lambda plant: plant.out.exists(),
+    "writes": lambda plant: next(plant.out.glob("*/.*.part"), None),
+    "has a mask": lambda plant: next(plant.out.glob("*/*_20m.tif"), None),
+    "has a catalogue": lambda plant: (plant.out / "collection.json").exists(),
+}
+
+
+def moments(plant: Plant, amount: int, seed: int) -> list[float | str]:
+    """Seconds after the start, spread over a run's life, and states to wait for."""
+    draw = random.Random(seed)
+    states = draw.sample(sorted(STATES), min(len(STATES), amount // 2))
+    steps = amount - len(states)
+    return [*states, *(plant.seconds * (step + draw.random()) / steps for step in range(steps))]
+
+
+def wait_for(plant: Plant, process: subprocess.Popen[str], moment: float | str) -> None:
+    if isinstance(moment, str):
+        deadline = time.monotonic() + PATIENCE_S
+        while process.poll() is None and not STATES[moment](plant):
+            assert time.monotonic() < deadline, moment
+        return
+    try:
+        process.wait(moment)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def hears(process: subprocess.Popen[str], number: signal.Signals) -> bool:
+    """Tell whether our own handlers are in place: before, it is Python that starts, and dies as it likes."""
+    if number is signal.SIGINT:
+        number = signal.SIGTERM  # Python has a handler of its own for SIGINT, ours of both come together
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:
+        return True
+    (caught,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")] or ["0"]
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def held_leases(server: SessionServer) -> int:
+    status = asyncio.run(server_status(server.state.environment))
+    assert status is not None
+    return int(status["leases"])
+
+
+def regions(pid: int) -> list[str]:
+    return [path.name for path in Path("/dev/shm").glob(f"kappamask-*-{pid}-*")]
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(number, marks=pytest.mark.fault("Process", f"{number.name} at random moments"), id=number.name)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
+    ],
+)
+def test_ended_at_random_moments(
+    plant: Plant, session_server: SessionServer, fault: Fault, number: signal.Signals
+) -> None:
+    """Of the moments some come after the end, on a machine that is quicker than the undisturbed run was."""
+    amount = fault.amount(3, 54) if number is signal.SIGKILL else fault.amount(2, 54)
+    amount = fault.amount(1, 10) if number is signal.SIGHUP else amount
+    leases = held_leases(session_server)
+    for moment in moments(plant, amount, seed=number):
+        plant.fresh()
+        process = plant.start()
+        wait_for(plant, process, moment)
+        heard = hears(process, number)
+        process.send_signal(number)
+        code = process.wait(PATIENCE_S)
+        if code == 0:
+            plant.require_whole()
+        elif heard and number is not signal.SIGKILL:
+            # Asyncio gives a handler back by way of the system's own, which ends a process that has just ended its work.
+            assert code in (128 + number, -number), moment
+            assert not any(word in plant.said for word in ("Traceback", "xception", "never")), (moment, plant.said)
+            require_nothing_or_the_mask(plant)
+        else:
+            assert code in (-number, 128 + number), moment
+        fault.injected(code != 0)
+        if number is not signal.SIGKILL:
+            assert regions(process.pid) == []
+        plant.require_again()
+        assert regions(process.pid) == []
+        wait_until(lambda: held_leases(session_server) <= leases, "its lease is given back")
+        if code:
+            fault.outcome("the same command: byte-identical, nothing left")
+
+
+def require_nothing_or_the_mask(plant: Plant) -> None:
+    """Assert that a run which could clean up has left nothing, or - told so after the last rename - all of a mask."""
+    left, whole = plant.left(), {name for name in plant.whole if "/" in name and not name.startswith("models/")}
+    assert left == [] or whole <= set(plant.made()), left
+    assert not any("/." in f"/{name}" for name in left)

@@ -1,0 +1,72 @@
+"""Areas of interest that people give: `kappamask_stream.aoi.parse`, and where one lies on a product."""
+
+from __future__ import annotations
+
+import numpy as np
+import shapely
+
+from kappamask_stream.aoi.parse import parse_aoi
+from kappamask_stream.errors import UsageError
+from tests.fuzz.told import require_telling
+
+_POLYGON = '{"type":"Polygon","coordinates":[[[-9,52],[-8,52],[-8,53],[-9,53],[-9,52]]]}'
+_RING = "((-9 52,-8 52,-8 53,-9 53,-9 52))"
+#: Larger ones cost what their vertices cost.
+_LONGEST = 4096
+
+
+def seeds() -> list[bytes]:
+    """Return areas in each form, and broken ones."""
+    texts = (
+        "-9,52,-8,53",
+        "499980,5800000,509980,5900040,EPSG:32629",
+        "170,-10,-170,10",
+        f"POLYGON{_RING}",
+        f"SRID=4326;MULTIPOLYGON({_RING})",
+        f"GEOMETRYCOLLECTION(POLYGON{_RING},POINT(1 2))",
+        "POLYGON((0 0,1 1,1 0,0 1,0 0))",
+        "POLYGON((0 0,nan 1,1e999 0,0 0))",
+        _POLYGON,
+        f'{{"type":"FeatureCollection","features":[{{"type":"Feature","geometry":{_POLYGON}}}]}}',
+        _POLYGON[:-1] + ',"crs":{"type":"name","properties":{"name":"urn:ogc:def:crs:EPSG::32629"}}}',
+        _POLYGON[:-1] + ',"crs":{"type":"name","properties":{"name":"http://127.0.0.1:9/x"}}}',
+        '{"type":"GeometryCollection","geometries":[' * 40,
+        '{"a":' + "9" * 4000 + "}",
+        "GEOMETRYCOLLECTION(" * 200,
+    )
+    return [text.encode() for text in texts]
+
+
+def dictionary() -> list[bytes]:
+    """Return words of the forms."""
+    return [
+        b"POLYGON",
+        b"MULTIPOLYGON",
+        b"GEOMETRYCOLLECTION",
+        b"EMPTY",
+        b"SRID=",
+        b"EPSG:32629",
+        b'"coordinates"',
+        b'"type"',
+    ]
+
+
+def one_input(data: bytes) -> None:
+    """Read an area, whatever it is; what names a file is not looked for."""
+    text = data[:_LONGEST].decode(errors="replace")
+    if "/" in text[:1]:
+        return
+    try:
+        area = parse_aoi(text)
+    except UsageError as error:
+        require_telling(error, "--aoi")
+        return
+    assert shapely.area(area.geometry) > 0
+    assert np.isfinite(area.geometry.bounds).all()
+    assert area.geometry.is_valid
+    try:
+        on = area.on_product(name="P", epsg=32629, ulx=499980, uly=5900040, height=1098, width=1098, gsd_m=100)
+    except UsageError:
+        return
+    assert 0 <= on.window.row < on.window.row_end <= 1098
+    assert 0 <= on.window.col < on.window.col_end <= 1098

@@ -1,0 +1,3 @@
+"""A target of a parser that is not there."""
+
+import kappamask_stream.no_such_parser  # noqa: F401

@@ -1,0 +1,371 @@
+"""When servers are asked for the canary, and what their answers mean for tiles and products: in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from kappamask_stream.canary import known_answer
+from kappamask_stream.contract import BandGroup, ModelContract
+from kappamask_stream.errors import (
+    AnswerError,
+    CanaryError,
+    InferenceTimeoutError,
+    ServerFaultError,
+    ServerOverloadedError,
+    ServerUnavailableError,
+)
+from kappamask_stream.inference import canary_watch, endpoint, triton
+from kappamask_stream.inference.triton import TritonClient
+from kappamask_stream.inference.types import InferResult, TileRequest
+from tests.conftest import make_contract
+from tests.stream.virtual_time import story
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIZE = 64
+PLAIN = make_contract(
+    inputs=(BandGroup(gsd_m=20, bands=("B02",), tile=SIZE, stride=48),), gsd_m=20, tile_size=SIZE, margin=8
+)
+RIGHT = np.where(np.arange(SIZE)[:, None] < SIZE // 2, np.uint8(1), np.uint8(4)) * np.ones((1, SIZE), np.uint8)
+CONTRACT = replace(
+    PLAIN,
+    min_agreement=0.9995,
+    canary=known_answer(PLAIN, RIGHT, np.stack([np.where(v == RIGHT, 255, 0) for v in (1, 2, 4)]).astype(np.uint8)),
+)
+WRONG = np.full((SIZE, SIZE), 2, np.uint8)
+ONE, THREE = "grpc://10.0.0.1:8001", "grpc://10.0.0.1:8001,10.0.0.2:8001,10.0.0.3:8001"
+
+
+class Servers:
+    """Behind a client: what each answers, and what each was asked.
+
+    Attributes
+    ----------
+    says : by target, labels or an error; `RIGHT` where nothing is said.
+    asked : targets of canaries so far; `tiles` of other requests.
+    delay_s : that an answer takes.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.says: dict[str, Any] = {}
+        self.asked: list[str] = []
+        self.tiles = 0
+        self.delay_s = 0.0
+        self.contract = CONTRACT
+        monkeypatch.setattr(TritonClient, "_answer", self._answer)
+        monkeypatch.setattr(canary_watch, "in_thread", self._now)
+        monkeypatch.setattr(canary_watch, "Connection", self)
+        monkeypatch.setattr(triton, "contract_of", self._contract)
+
+    @staticmethod
+    async def _now(_: object, function: Callable[..., Any], *args: object) -> Any:
+        return function(*args)
+
+    async def _contract(self, *_: object) -> ModelContract:
+        return self.contract
+
+    def open(self, where: endpoint.Endpoint, *_: object, **__: object) -> Link:
+        return Link(where)
+
+    def client(self, text: str = ONE, *, canary_s: float = 600.0) -> TritonClient:
+        link: Any = Link(endpoint.parse_endpoint(text))
+        return TritonClient(link, self.contract, 120.0, canary_s=canary_s)
+
+    async def _answer(self, connection: Any, request: TileRequest) -> InferResult:
+        is_canary = request.name == "the canary"
+        if is_canary:
+            self.asked.append(connection.endpoint.target)
+        else:
+            self.tiles += 1
+        await asyncio.sleep(self.delay_s)
+        said = self.says.get("canary" if is_canary else "tile", self.says.get(connection.endpoint.target, RIGHT))
+        if isinstance(said, Exception):
+            raise said
+        return InferResult(labels=said)
+
+
+class Link:
+    """In the place of a connection."""
+
+    security = None
+
+    def __init__(self, where: endpoint.Endpoint) -> None:
+        self.endpoint = where
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
+    return Servers(monkeypatch)
+
+
+def tile() -> TileRequest:
+    zeros = np.zeros(1, np.float32)
+    return TileRequest(
+        name="a tile", tensors={"DN_20M": np.ones((1, SIZE, SIZE), np.uint16)}, offset=zeros, scale=zeros
+    )
+
+
+def told(coroutine: Callable[[Servers], Any]) -> Callable[[Servers], None]:
+    """A story about servers."""
+
+    def test(servers: Servers) -> None:
+        story(lambda: coroutine(servers))()
+
+    test.__name__, test.__doc__ = coroutine.__name__, coroutine.__doc__
+    return test
+
+
+# The schedule
+
+
+@told
+async def test_one_canary_every_canary_s_while_tiles_flow(servers: Servers) -> None:
+    client = servers.client(canary_s=600.0)
+    for _ in range(3600):  # an hour, a tile each second
+        await client.infer(tile())
+        await asyncio.sleep(1.0)
+    assert (servers.tiles, len(servers.asked)) == (3600, 6)
+
+
+@told
+async def test_nothing_is_asked_while_there_is_nothing_to_do(servers: Servers) -> None:
+    client = servers.client()
+    await client.infer(tile())
+    await asyncio.sleep(86_400.0)
+    assert len(servers.asked) == 1
+
+
+@told
+async def test_the_first_tile_after_a_long_pause_waits_for_the_canary(servers: Servers) -> None:
+    client = servers.client()
+    await client.infer(tile())
+    await asyncio.sleep(601.0)
+    servers.says["canary"] = WRONG
+    with pytest.raises(CanaryError, match=r"Its last right answer was 601 s ago: masks .* are in doubt"):
+        await client.infer(tile())
+    assert servers.tiles == 1, "the tile was not sent"
+
+
+@told
+async def test_with_0_it_is_asked_on_connecting_only(servers: Servers) -> None:
+    client = servers.client(canary_s=0.0)
+    await client.confirm_answers()
+    await asyncio.sleep(1e6)
+    await client.infer(tile())
+    await client.confirm()
+    assert len(servers.asked) == 1
+
+
+@told
+async def test_many_tiles_at_once_wait_for_one_canary(servers: Servers) -> None:
+    client, servers.delay_s = servers.client(), 1.0
+    await asyncio.gather(*(client.infer(tile()) for _ in range(64)))
+    assert (servers.tiles, len(servers.asked)) == (64, 1)
+
+
+@told
+async def test_a_product_is_published_after_a_right_answer_of_its_last_canary_s(servers: Servers) -> None:
+    """`confirm` is what comes before a mask is published: it asks where the last right answer is too old."""
+    client = servers.client(canary_s=600.0)
+    await client.infer(tile())
+    await asyncio.sleep(599.0)
+    await client.confirm()
+    assert len(servers.asked) == 1
+    await asyncio.sleep(1.0)
+    await client.confirm()
+    assert len(servers.asked) == 2
+    await asyncio.sleep(600.0)
+    servers.says["canary"] = WRONG
+    with pytest.raises(CanaryError):
+        await client.confirm()
+
+
+# Doubt
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ServerUnavailableError("gone"),
+        AnswerError("LABELS hold classes [77]"),
+        ServerFaultError("out of memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_after_a_failure_the_canary_comes_before_the_next_tile(servers: Servers, error: Exception) -> None:
+    async def tale() -> None:
+        client = servers.client()
+        await client.infer(tile())
+        servers.says["tile"] = error
+        with pytest.raises(type(error)):
+            await client.infer(tile())
+        servers.says = {"canary": WRONG}
+        with pytest.raises(CanaryError, match="last right answer was 0 s ago"):
+            await client.infer(tile())
+        assert servers.tiles == 2
+
+    story(tale)()
+
+
+@pytest.mark.parametrize("error", [ServerOverloadedError("full"), InferenceTimeoutError("late")], ids=repr)
+def test_a_server_that_is_slow_or_full_is_not_doubted(servers: Servers, error: Exception) -> None:
+    async def tale() -> None:
+        client = servers.client()
+        await client.infer(tile())
+        servers.says["tile"] = error
+        with pytest.raises(type(error)):
+            await client.infer(tile())
+        servers.says.clear()
+        await client.infer(tile())
+        assert len(servers.asked) == 1
+
+    story(tale)()
+
+
+@told
+async def test_what_cannot_be_learnt_is_asked_again_and_is_no_wrong_answer(servers: Servers) -> None:
+    client = servers.client()
+    servers.says["canary"] = ServerOverloadedError("full")
+    with pytest.raises(ServerOverloadedError):
+        await client.infer(tile())
+    servers.says.clear()
+    await client.infer(tile())
+    assert (servers.tiles, len(servers.asked)) == (1, 2)
+
+
+@told
+async def test_a_server_that_hangs_costs_all_who_wait_one_timeout(servers: Servers) -> None:
+    client, servers.delay_s = servers.client(), 120.0
+    servers.says["canary"] = InferenceTimeoutError("no answer within 120 s")
+    began = asyncio.get_running_loop().time()
+    ended = await asyncio.gather(*(client.infer(tile()) for _ in range(16)), return_exceptions=True)
+    assert {type(error) for error in ended} == {InferenceTimeoutError}
+    assert asyncio.get_running_loop().time() - began == pytest.approx(120.0)
+    assert len(servers.asked) == 1
+
+
+@told
+async def test_whoever_is_cancelled_while_he_asks_leaves_it_to_the_next(servers: Servers) -> None:
+    client, servers.delay_s = servers.client(), 1.0
+    first, second = (asyncio.create_task(client.infer(tile())) for _ in range(2))
+    await asyncio.sleep(0.5)
+    first.cancel()
+    await second
+    assert (servers.tiles, len(servers.asked)) == (1, 2)
+
+
+# Wrong answers
+
+
+@told
+async def test_after_a_wrong_answer_nothing_more_is_sent_and_nothing_published(servers: Servers) -> None:
+    client, servers.says["canary"] = servers.client(), WRONG
+    ended = await asyncio.gather(*(client.infer(tile()) for _ in range(8)), return_exceptions=True)
+    servers.says.clear()  # it has recovered: what was begun before fails all the same
+    ended += await asyncio.gather(client.infer(tile()), client.confirm(), return_exceptions=True)
+    assert [type(error) for error in ended] == [CanaryError] * 10
+    assert (servers.tiles, len(servers.asked)) == (0, 1)
+    assert "0.0000 of the pixels have the known class, 0.999 are needed" in str(ended[-1])
+    assert "kappamask-stream models check test_l2a --triton grpc://10.0.0.1:8001" in str(ended[-1])
+
+
+@told
+async def test_products_that_come_later_have_another_client_once_it_answers_rightly(servers: Servers) -> None:
+    client, servers.says["canary"] = servers.client(), WRONG
+    with pytest.raises(CanaryError):
+        await client.infer(tile())
+    assert client.is_doubtful
+    with pytest.raises(CanaryError):
+        await client.renewed()
+    servers.says.clear()
+    renewed = await client.renewed()
+    assert renewed is not client
+    await renewed.infer(tile())
+    with pytest.raises(CanaryError):
+        await client.infer(tile())
+
+
+@told
+async def test_an_answer_to_the_canary_that_cannot_be_used_is_wrong(servers: Servers) -> None:
+    client, servers.says["canary"] = servers.client(), AnswerError("LABELS hold classes [77]")
+    with pytest.raises(CanaryError, match=r"its answer cannot be used: LABELS hold classes \[77\]"):
+        await client.infer(tile())
+
+
+# Several servers
+
+
+@told
+async def test_each_address_that_is_named_is_asked(servers: Servers) -> None:
+    client = servers.client(THREE)
+    await client.infer(tile())
+    assert sorted(servers.asked) == [f"ipv4:10.0.0.{i}:8001" for i in (1, 2, 3)]
+
+
+@told
+async def test_one_wrong_replica_of_three_is_found_and_named(servers: Servers) -> None:
+    client, servers.says["ipv4:10.0.0.2:8001"] = servers.client(THREE), WRONG
+    with pytest.raises(CanaryError, match=r"^grpc://10\.0\.0\.2:8001 answers wrongly"):
+        await client.infer(tile())
+
+
+@told
+async def test_a_replica_that_is_away_does_not_keep_the_others_from_work(servers: Servers) -> None:
+    client, servers.says["ipv4:10.0.0.2:8001"] = servers.client(THREE), ServerUnavailableError("gone")
+    for _ in range(5):
+        await client.infer(tile())
+    assert len(servers.asked) == 3, "no tile doubts the others for it"
+    assert servers.tiles == 5
+
+
+@told
+async def test_where_all_are_away_nothing_is_learnt(servers: Servers) -> None:
+    client = servers.client(THREE)
+    servers.says |= {f"ipv4:10.0.0.{i}:8001": ServerUnavailableError("gone") for i in (1, 2, 3)}
+    with pytest.raises(ServerUnavailableError):
+        await client.infer(tile())
+
+
+@told
+async def test_servers_behind_a_name_are_asked_as_often_as_it_has_addresses(servers: Servers) -> None:
+    async def addresses(*_: object, **__: object) -> list[Any]:
+        return [(2, 1, 6, "", (f"10.0.0.{i}", 8001)) for i in (1, 2, 3)]
+
+    asyncio.get_running_loop().getaddrinfo = addresses  # type: ignore[method-assign]
+    await servers.client("dns:///triton.example:8001").infer(tile())
+    assert len(servers.asked) == 3
+
+
+# Contracts without
+
+
+@told
+async def test_a_contract_without_a_canary_is_said_and_nothing_asked(servers: Servers) -> None:
+    servers.contract = PLAIN
+    client = servers.client()
+    await client.infer(tile())
+    await client.confirm()
+    assert servers.asked == []
+    assert client.no_canary is not None
+    assert "cannot be checked: the contract of test_l2a knows no tile's answer" in client.no_canary
+
+
+@told
+async def test_an_answer_to_another_tile_is_said_too(servers: Servers) -> None:
+    assert CONTRACT.canary is not None
+    servers.contract = replace(CONTRACT, canary=replace(CONTRACT.canary, recipe=2))
+    client = servers.client()
+    await client.infer(tile())
+    assert servers.asked == []
+    assert "knows the answer to another tile only" in str(client.no_canary)
+    servers.contract = CONTRACT
+    assert servers.client().no_canary is None

@@ -1,0 +1,87 @@
+"""Answers that no tile has: LABELS beside PROBABILITIES that say otherwise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kappamask_stream.contract import BandGroup
+from kappamask_stream.errors import AnswerError, InferenceError
+from kappamask_stream.inference.tensors import checked_answer
+from tests.conftest import make_contract
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from kappamask_stream.inference import InferResult
+
+SIZE = 256
+CONTRACT = make_contract(
+    inputs=(BandGroup(gsd_m=20, bands=("B02",), tile=SIZE, stride=204),), gsd_m=20, tile_size=SIZE, margin=26
+)
+CLASSES = np.array(CONTRACT.probability_classes, np.uint8)
+
+
+def answer(seed: int, activation: str = "softmax") -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """LABELS and PROBABILITIES as the served graphs compute them: both from the same logits, rounded."""
+    logits = np.random.default_rng(seed).normal(0, 3, (3, SIZE, SIZE)).astype(np.float32)
+    exponential = np.exp(logits - logits.max(axis=0))
+    p = exponential / exponential.sum(axis=0) if activation == "softmax" else 1 / (1 + np.exp(-logits))
+    return CLASSES[logits.argmax(axis=0)], np.floor(p * 255 + 0.5).astype(np.uint8)
+
+
+def checked(labels: NDArray[np.uint8], probabilities: NDArray[np.uint8]) -> InferResult:
+    return checked_answer({"LABELS": labels[None], "PROBABILITIES": probabilities[None]}, CONTRACT, "grpc://here:8001")
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["softmax", "sigmoid"]))
+def test_what_networks_answer_is_taken(seed: int, activation: str) -> None:
+    labels, probabilities = answer(seed, activation)
+    assert checked(labels, probabilities).probabilities is not None
+
+
+def test_a_class_that_has_no_probability_is_taken() -> None:
+    """Nodata, say, which a server may fill in by itself."""
+    labels, probabilities = answer(0)
+    checked(np.where(np.eye(SIZE, dtype=bool), np.uint8(5), labels), probabilities)
+
+
+WRONG: dict[str, Callable[[NDArray[np.uint8], NDArray[np.uint8]], tuple[NDArray[np.uint8], NDArray[np.uint8]]]] = {
+    "of another tile": lambda labels, _: (labels, answer(1)[1]),
+    "labels of another tile": lambda _, p: (answer(1)[0], p),
+    "classes in another order": lambda labels, p: (labels, p[::-1]),
+    "transposed": lambda labels, p: (labels, p.transpose(0, 2, 1)),
+    "a half missing": lambda labels, p: (labels, np.where(np.arange(SIZE)[:, None] < SIZE // 2, p, 255 - p)),
+    "sixteen rows": lambda labels, p: (labels, np.where(np.arange(SIZE)[:, None] // 16 == 7, 255 - p, p)),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_probabilities_that_contradict_labels_are_refused(wrong: str) -> None:
+    labels, probabilities = WRONG[wrong](*answer(0))
+    with pytest.raises(AnswerError, match=r"PROBABILITIES from grpc://here:8001 contradict LABELS at \d+ of 4096"):
+        checked(labels, probabilities.astype(np.uint8))
+
+
+def test_probabilities_that_are_all_0_are_refused() -> None:
+    labels, probabilities = answer(0)
+    with pytest.raises(AnswerError, match="are 0 for all classes"):
+        checked(labels, np.zeros_like(probabilities))
+
+
+def test_values_that_are_not_finite_may_be_the_tiles_own_fault() -> None:
+    """Only these: what a message's product can be at fault for is never an `AnswerError`."""
+    labels = np.full((1, SIZE, SIZE), 255, np.uint8)
+    with pytest.raises(InferenceError, match="not finite") as caught:
+        checked_answer({"LABELS": labels}, CONTRACT, "grpc://here:8001")
+    assert type(caught.value) is InferenceError
+    with pytest.raises(AnswerError, match=r"classes \[77\]"):
+        checked_answer({"LABELS": labels - np.uint8(178)}, CONTRACT, "grpc://here:8001")
+    with pytest.raises(AnswerError, match="is nothing"):
+        checked_answer({"LABELS": None}, CONTRACT, "grpc://here:8001")

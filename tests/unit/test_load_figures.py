@@ -1,0 +1,101 @@
+"""What `make load` makes of its samples: slopes with their errors, fairness, and what counts as a fault."""
+
+from __future__ import annotations
+
+import math
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+load = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "load" / "figures.py")))
+WELL: dict[str, Any] = {
+    "failures": (), "memory_mb": {}, "counted": {}, "rates": {"one": 1.0, "two": 1.2}, "pending": [90.0, 120.0],
+    "full": 8, "latencies_s": {"interactive": [0.5, 0.6, 9.0], "backlog": [8.0, 9.0]},
+}  # fmt: skip
+
+
+def samples(values: Sequence[float], each_s: float = 2.0) -> list[tuple[float, float]]:
+    return [(1000.0 + each_s * number, value) for number, value in enumerate(values)]
+
+
+@given(slope=st.floats(-1e4, 1e4), start=st.floats(0, 1e5), count=st.integers(3, 200), each_s=st.floats(0.5, 60))
+def test_a_line_has_its_slope_and_no_error(slope: float, start: float, count: int, each_s: float) -> None:
+    found = load.Trend.of([(77.0 + n * each_s, start + slope * n * each_s / 3600) for n in range(count)])
+    assert found.per_hour == pytest.approx(slope, abs=1e-4 * (1 + start) / found.hours)
+    assert found.error <= 1e-4 * (1 + start) / found.hours
+    assert found.hours == pytest.approx((count - 1) * each_s / 3600)
+
+
+def test_the_error_is_that_of_numpys_fit() -> None:
+    rng = np.random.default_rng(4)
+    values = 200 + 0.01 * np.arange(300) + rng.normal(0, 2, 300)
+    found = load.Trend.of(samples(values.tolist()))
+    hours = np.arange(300) * 2.0 / 3600
+    (slope, _), covariance = np.polyfit(hours, values, 1, cov=True)
+    assert found.per_hour == pytest.approx(slope)
+    assert found.error == pytest.approx(math.sqrt(covariance[0, 0]))
+    assert found.mean == pytest.approx(values.mean())
+
+
+@pytest.mark.parametrize(
+    ("per_hour", "hours", "mean", "grows"),
+    [(60.0, 0.5, 100.0, True), (6.0, 0.5, 100.0, False), (-500.0, 0.5, 100.0, False), (60.0, 0.5, 2000.0, False)],
+)
+def test_growth_is_what_is_gained_in_the_time(*, per_hour: float, hours: float, mean: float, grows: bool) -> None:
+    count = 100
+    values = [mean + per_hour * hours * number / (count - 1) for number in range(count)]
+    assert load.Trend.of(samples(values, 3600 * hours / (count - 1))).grows(0.02, 3.0) is grows
+
+
+def test_noise_is_no_growth() -> None:
+    """A short run's slope may be anything; its error says so."""
+    values = [100.0, 140.0, 95.0, 138.0, 141.0, 97.0, 100.0, 139.0]
+    found = load.Trend.of(samples(values))
+    assert found.per_hour > 1000
+    assert not found.grows(0.02, 3.0)
+
+
+def test_a_rate_is_of_the_interval_only() -> None:
+    counts = [(0.0, 0.0), (10.0, 5.0), (20.0, 25.0), (30.0, 26.0)]
+    assert load.rate(counts, 10.0, 20.0) == 2.0
+    assert load.rate(counts, 11.0, 29.0) == 0.0  # one look says nothing
+
+
+def test_fairness_counts_who_gets_nothing() -> None:
+    assert load.unfairness([2.0, 3.0, 2.5]) == 1.5
+    assert load.unfairness([2.0, 0.0]) == math.inf
+
+
+def test_what_is_well_has_no_faults() -> None:
+    assert load.faults(**WELL) == []
+    assert load.lead(WELL["latencies_s"]) == pytest.approx(8.5 / 0.6)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"failures": ["tiles 3: InferenceError: no"]}, "tiles 3: InferenceError: no"),
+        (
+            {"memory_mb": {"rss_mb of server": load.Trend(per_hour=90.0, error=1.0, mean=400.0, hours=0.4)}},
+            r"rss_mb of server grows by 90.0 MB/h \(standard error 1.0\)",
+        ),
+        ({"counted": {"files of tiles 1": samples([30, 33, 31, 30, 36, 37, 38, 38])}}, "files of tiles 1: 5 more"),
+        ({"rates": {"one": 1.0, "two": 1.51}}, "the quickest client got 1.51 times what the slowest got"),
+        ({"pending": [120.0, 7.0, 110.0]}, "the queue was not full: 7 requests waited, 8 were expected"),
+        ({"latencies_s": {"interactive": [3.0], "backlog": [8.0]}}, "waited 2.7 times as long"),
+        ({"latencies_s": {"interactive": [3.0], "backlog": []}}, "no tile was answered in one of the lanes"),
+    ],
+)
+def test_each_criterion_is_a_fault_of_its_own(change: dict[str, Any], says: str) -> None:
+    (found,) = load.faults(**WELL | change)
+    with pytest.raises(AssertionError, match=says):
+        raise AssertionError(found)
