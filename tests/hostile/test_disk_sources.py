@@ -21,10 +21,12 @@ from kappamask_stream.sources import DirectorySource, Source
 from kappamask_stream.sources import directory as directory_module
 from kappamask_stream.sources.archive import ZipSource
 from kappamask_stream.sources.blob import FileBlob
+from tests.integration.session import short_folder
 from tests.unit.safe_product import SafeProduct
 from tests.unit.zip_files import STORED, pack
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.fault_table import Fault
@@ -188,14 +190,20 @@ _AS_NOBODY = """
 """
 
 
-@pytest.mark.fault("Source", "disk: permission denied")
-def test_what_may_not_be_read_is_named(tmp_path: Path, fault: Fault) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that others may look into: pytest's own they may not."""
+    with short_folder() as folder:
         folder.chmod(0o755)
-    readable = SafeProduct().write(tmp_path / "readable")
+        yield folder
+
+
+@pytest.mark.fault("Source", "disk: permission denied")
+def test_what_may_not_be_read_is_named(open_folder: Path, fault: Fault) -> None:
+    readable = SafeProduct().write(open_folder / "readable")
     given: dict[str, tuple[Path, Path]] = {}  # what is denied -> where the product is, and what may not be read
     for what in ("band", "xml", "folder of bands", "product", "folder around", "archive"):
-        made = SafeProduct().write(tmp_path / what)
+        made = SafeProduct().write(open_folder / what)
         (made / "X.zip").write_bytes(pack({"MTD_MSIL2A.xml": b"<a/>"}))
         denied = {
             "band": made / BAND, "xml": made / "MTD_MSIL2A.xml", "folder of bands": (made / BAND).parent,

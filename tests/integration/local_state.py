@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,7 +135,11 @@ class LocalState:
         return [p for p in self.processes() if p.name() == "tritonserver"]
 
     def stubs(self) -> list[psutil.Process]:
-        return [p for p in self.processes() if "triton_python_backend_stub" in p.cmdline()[0]]
+        found = []
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):  # it may end at any moment
+                found += [process] if "triton_python_backend_stub" in process.cmdline()[0] else []
+        return found
 
     def regions(self) -> list[str]:
         """This state's shared memory regions."""
