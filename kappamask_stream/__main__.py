@@ -31,12 +31,17 @@ def main() -> NoReturn:
 
 
 def _open_standard_files() -> None:
-    """Open those that the parent has closed: else the next file opened, a mask say, would receive what is printed."""
+    """Open those that the parent has closed: else the next file opened, a mask say, would receive what is printed.
+
+    Children inherit them, for the same reason. Input cannot be read, as nohup's cannot: it is not empty.
+    """
     for number in range(_STANDARD_FILES):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR if number else os.O_WRONLY), True)
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
     if sys.stderr is None:
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
     if sys.stdout is None or not sys.stdout.isatty():

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
-import platform
-import re
 import shutil
-import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kappamask_stream.errors import OutputError
+from kappamask_stream.leftovers import NEW, NOTHING, OLD, new_writer, remove, temporary
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-#: A temporary file lives for seconds; on a shared folder one of another machine's is left alone for this long.
-_FOREIGN_AGE_S = 24 * 3600
-_NEW, _OLD = "part", "old"
-#: Tells this process from an earlier one of the same number (containers restart with the same ones), and its writers
-#: from each other.
-_RUN, _WRITERS = os.urandom(4).hex(), itertools.count()
-_WRITER = r"\.(?P<run>[0-9a-f]{8})-\d+"
 
 _ELSEWHERE = "give another folder with --output"
 _REMEDIES = {
@@ -42,11 +31,15 @@ _REMEDIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Step:
-    """What happens to one name: `new` becomes `path`, what was there is `old` meanwhile; without content it goes."""
+    """What happens to one name: `new` becomes `path`, what was there is `old` meanwhile; without content it goes.
+
+    `nothing` says, while others are replaced, that nothing was there.
+    """
 
     path: Path
     new: Path
     old: Path
+    nothing: Path
     content: Sequence[bytes] | Path | None
 
 
@@ -58,8 +51,8 @@ async def publish(files: Sequence[tuple[Path, Sequence[bytes] | Path]], *, stale
     it, all files get their names before the cancellation goes on. Several may write the same names at once: the files
     of one of them stay.
 
-    A process that is killed between two renames leaves the earlier ones done: what must not stand beside new files
-    belongs into `stale`.
+    A process that is killed between two renames leaves the earlier ones done, until `leftovers.tidy` undoes them: what
+    must not stand beside new files belongs into `stale`.
 
     Parameters
     ----------
@@ -73,7 +66,7 @@ async def publish(files: Sequence[tuple[Path, Sequence[bytes] | Path]], *, stale
     OutputError
         Naming the path, the bytes needed by all files, the bytes free, and the remedy.
     """
-    writer = f"{platform.node()}.{os.getpid()}.{_RUN}-{next(_WRITERS)}"
+    writer = new_writer()
     steps = [_step(path, writer, None) for path in stale]
     steps += [_step(path, writer, content) for path, content in files]
     try:
@@ -82,20 +75,6 @@ async def publish(files: Sequence[tuple[Path, Sequence[bytes] | Path]], *, stale
         await in_thread(None, _rename_all, steps, needed)
     finally:
         _remove_all(steps)
-
-
-def remove_stale(paths: Iterable[Path]) -> None:
-    """Remove what writers of `paths` left that were killed."""
-    names: dict[Path, list[str]] = {}
-    for path in paths:
-        names.setdefault(path.parent, []).append(re.escape(path.name))
-    for folder, known in names.items():
-        pattern = re.compile(rf"\.(?:{'|'.join(known)})\.(?P<host>.*)\.(?P<pid>\d+)(?:{_WRITER})?\.({_NEW}|{_OLD})")
-        with suppress(OSError):
-            for found in folder.iterdir():
-                match = pattern.fullmatch(found.name)
-                if match and _is_abandoned(found, match["host"], int(match["pid"]), match["run"]):
-                    _remove(found)
 
 
 def output_error(path: Path, error: OSError, needed: int | None = None, *, elsewhere: str = _ELSEWHERE) -> OutputError:
@@ -114,8 +93,8 @@ def output_error(path: Path, error: OSError, needed: int | None = None, *, elsew
 
 
 def _step(path: Path, writer: str, content: Sequence[bytes] | Path | None) -> _Step:
-    new, old = (path.with_name(f".{path.name}.{writer}.{kind}") for kind in (_NEW, _OLD))
-    return _Step(path=path, new=new, old=old, content=content)
+    new, old, nothing = (temporary(path, writer, kind) for kind in (NEW, OLD, NOTHING))
+    return _Step(path=path, new=new, old=old, nothing=nothing, content=content)
 
 
 def _write_all(steps: Sequence[_Step], needed: int) -> None:
@@ -140,38 +119,49 @@ def _write(hidden: Path, content: Sequence[bytes] | Path) -> None:
 
 def _rename_all(steps: Sequence[_Step], needed: int) -> None:
     """Give temporary files their names; if one cannot have it, bring back what the earlier ones replaced."""
+    replaces = any(step.content is None for step in steps)
     with ExitStack() as undo:
         for step in steps:
             try:
-                _rename(step, undo, is_last=step is steps[-1])
+                if step.content is None:
+                    _take_away(step, undo)
+                else:
+                    _rename(step, undo, is_last=step is steps[-1], replaces=replaces)
             except OSError as error:
                 raise output_error(step.path, error, needed) from error
         undo.pop_all()
     for step in steps:
-        _remove(step.old)
+        remove(step.old)
+        remove(step.nothing)
     for folder in {step.path.parent for step in steps}:
         _sync_folder(folder)
 
 
-def _rename(step: _Step, undo: ExitStack, *, is_last: bool) -> None:
-    if step.content is None:
-        if step.path.is_file():
+def _take_away(step: _Step, undo: ExitStack) -> None:
+    if step.path.is_file():
+        with suppress(FileNotFoundError):  # another writer has just taken it away
             step.path.replace(step.old)
             undo.callback(_restore, step)
-        return
+
+
+def _rename(step: _Step, undo: ExitStack, *, is_last: bool, replaces: bool) -> None:
     if step.path.is_dir():  # moving it aside would succeed
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(step.path))
     if not is_last:  # the last one is replaced in one step, and nothing can fail after it
-        with suppress(FileNotFoundError):
-            step.path.replace(step.old)
         undo.callback(_bring_back, step)
+        try:
+            step.path.replace(step.old)
+        except FileNotFoundError:
+            if replaces and not step.old.exists():
+                step.nothing.touch()
     step.new.replace(step.path)
 
 
 def _bring_back(step: _Step) -> None:
-    if not step.old.exists():
-        _remove(step.path)
+    if not step.new.exists() and not step.old.exists():
+        remove(step.path)
     _restore(step)
+    remove(step.nothing)
 
 
 def _restore(step: _Step) -> None:
@@ -179,14 +169,9 @@ def _restore(step: _Step) -> None:
         step.old.replace(step.path)
 
 
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
 def _remove_all(steps: Iterable[_Step]) -> None:
     for step in steps:
-        _remove(step.new)
+        remove(step.new)
 
 
 def _needed(steps: Iterable[_Step]) -> int:
@@ -213,17 +198,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _is_abandoned(path: Path, host: str, pid: int, run: str | None) -> bool:
-    if host != platform.node():
-        return time.time() - path.stat().st_mtime > _FOREIGN_AGE_S
-    if pid == os.getpid():
-        return run != _RUN
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        return False
-    return False

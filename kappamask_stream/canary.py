@@ -38,7 +38,9 @@ RECIPE = 1
 #: Per precision, by how much the likeliest class must lead the next one; 255 is 1.
 _LEAD = {"f32": 3, "fp16": 13, "bf16": 39}
 #: Longest side of a tile that is drawn: a contract may come from anybody.
-_LARGEST_SIDE = 4096
+_LARGEST_SIDE = 1024
+#: Rows that are drawn at once: what is computed on the way takes 20 times the memory of the pixels.
+_ROWS = 64
 #: Share of the tile that must be left to compare.
 _LEAST_KNOWN = 0.2
 #: The tile is looked at in so many parts along each side, too: a mean would hide that one part is wrong altogether.
@@ -131,6 +133,11 @@ def canary_tile(contract: ModelContract) -> CanaryTile:
     )
 
 
+def needed_lead(contract: ModelContract) -> tuple[int, float]:
+    """Return by how much of 255 a pixel's likeliest class must lead to be compared, and on which share of the tile."""
+    return _LEAD.get(contract.precision, max(_LEAD.values())), _LEAST_KNOWN
+
+
 def known_answer(
     contract: ModelContract, labels: NDArray[np.uint8], probabilities: NDArray[np.uint8]
 ) -> KnownAnswer | None:
@@ -145,11 +152,17 @@ def known_answer(
     if len(probabilities) > 1:
         ordered = np.sort(probabilities.astype(np.int64), axis=0)
         lead = ordered[-1] - ordered[-2]
-    sure = (lead >= _LEAD.get(contract.precision, max(_LEAD.values()))) & (labels != FAULT_LABEL)
-    if sure.mean() < _LEAST_KNOWN or not _is_drawn(contract):
+    needed, share = needed_lead(contract)
+    sure = (lead >= needed) & (labels != FAULT_LABEL)
+    if sure.mean() < share or not _is_drawn(contract):
         return None
     packed = zlib.compress(np.where(sure, labels, np.uint8(FAULT_LABEL)).tobytes(), 9)
     return KnownAnswer(recipe=RECIPE, labels=base64.b64encode(packed).decode())
+
+
+def has_known_answer(contract: ModelContract) -> bool:
+    """Tell whether a contract says that it knows the answer to this tile; what it says may yet be none."""
+    return contract.canary is not None and contract.canary.recipe == RECIPE
 
 
 def known_labels(contract: ModelContract) -> NDArray[np.uint8] | None:
@@ -164,7 +177,7 @@ def known_labels(contract: ModelContract) -> NDArray[np.uint8] | None:
     ContractError
         If it is no answer of this model. No more is unpacked than a tile has pixels.
     """
-    if contract.canary is None or contract.canary.recipe != RECIPE:
+    if contract.canary is None or not has_known_answer(contract):
         return None
     size = contract.tile_size
     if not _is_drawn(contract):
@@ -224,20 +237,25 @@ def _parts(size: int) -> list[tuple[slice, slice]]:
 def _digital_numbers(contract: ModelContract, group: BandGroup) -> NDArray[np.uint16]:
     """Return uint16 ``[bands, tile, tile]`` of one resolution."""
     at = ((2 * np.arange(group.tile, dtype=np.int64) + 1) << _SIDE_BITS) // (2 * group.tile)
-    square = at * _SQUARES >> _SIDE_BITS
-    drawn = _hash(square[:, None], square[None, :], 99)
-    light = _light(at)
     pixels = np.empty((len(group.bands), group.tile, group.tile), np.uint16)
+    for first in range(0, group.tile, _ROWS):
+        _draw(pixels[:, first : first + _ROWS], contract, group, at[first : first + _ROWS], at)
+    pixels[:, : group.tile // 8, : group.tile // 5] = 0
+    return pixels
+
+
+def _draw(pixels: NDArray[np.uint16], contract: ModelContract, group: BandGroup, rows: Field, cols: Field) -> None:
+    """Draw some rows ``[bands, rows, cols]``."""
+    drawn = _hash((rows * _SQUARES >> _SIDE_BITS)[:, None], (cols * _SQUARES >> _SIDE_BITS)[None, :], 99)
+    light = _light(rows, cols)
     for plane, band in zip(pixels, group.bands, strict=True):
         if band.startswith("B"):
             value, base = _reflectance(light, _number(band)), -_offset(contract, band)
         else:  # aerosol optical thickness, water vapour in g/cm2, in 1/1000
             low, high = (50, 400) if band == "AOT" else (500, 3000)
-            value, base = low + ((high - low) * _noise(at, at, 3, 7) >> _ONE_BITS), 0
+            value, base = low + ((high - low) * _noise(rows, cols, 3, 7) >> _ONE_BITS), 0
         value = _standing_out(value, drawn, contract.channels.index(band), len(contract.channels))
         plane[:] = np.clip(value + base, 1, _FULL_SCALE)
-    pixels[:, : group.tile // 8, : group.tile // 5] = 0
-    return pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,13 +269,13 @@ class _Light:
     cloud: Field
 
 
-def _light(at: Field) -> _Light:
-    cloud = _cloud(at, at)
+def _light(rows: Field, cols: Field) -> _Light:
+    cloud = _cloud(rows, cols)
     return _Light(
-        surfaces=_shares(at, at),
-        texture=960 + (_texture(at, at) >> 3),
-        shade=_cloud(at - _SIDE // 16, at + _SIDE // 12) * (_ONE - cloud) >> _ONE_BITS,
-        cirrus=_cirrus(at, at),
+        surfaces=_shares(rows, cols),
+        texture=960 + (_texture(rows, cols) >> 3),
+        shade=_cloud(rows - _SIDE // 16, cols + _SIDE // 12) * (_ONE - cloud) >> _ONE_BITS,
+        cirrus=_cirrus(rows, cols),
         cloud=cloud,
     )
 

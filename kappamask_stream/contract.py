@@ -18,9 +18,11 @@ from kappamask_stream.contract_fields import (
     as_choice,
     as_class_value,
     as_colour,
+    as_label,
     as_name,
     as_number,
     as_positive,
+    as_remark,
     as_share,
     as_text,
     as_whole,
@@ -262,7 +264,7 @@ def _group(value: Any) -> BandGroup:
 
 def _class(value: Any) -> MaskClass:
     return MaskClass(
-        value=as_class_value(value["value"]), name=as_name(value["name"]), colour=as_colour(value["colour"])
+        value=as_class_value(value["value"]), name=as_label(value["name"]), colour=as_colour(value["colour"])
     )
 
 
@@ -272,11 +274,12 @@ def _canary(value: Any) -> KnownAnswer | None:
     return KnownAnswer(recipe=as_positive(value["recipe"]), labels=as_text(value["labels"], _MOST_OF_CANARY))
 
 
-_bands = partial(each, as_name, most=_MOST_BANDS)
+_bands = partial(each, as_label, most=_MOST_BANDS)
 #: How each field is read; what is wrong with a value is raised, and said with the field's name.
 _FIELDS: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("name", "family", "level", "architecture", "precision", "suffix", "weights_sha256"), as_name),
-    "weights_source": as_text,
+    **dict.fromkeys(("name", "suffix"), as_name),
+    **dict.fromkeys(("family", "level", "architecture", "precision", "weights_sha256"), as_text),
+    "weights_source": as_remark,
     **dict.fromkeys(("gsd_m", "tile_size", "max_batch", "instances"), as_positive),
     "margin": as_whole,
     "inputs": partial(each, _group, most=_MOST_BANDS),
@@ -290,5 +293,5 @@ _FIELDS: dict[str, Callable[[Any], Any]] = {
     "min_agreement": as_share,
     "measured_agreement": lambda value: None if value is None else as_share(value),
     "canary": _canary,
-    "schema_version": tuple,
+    "schema_version": partial(each, as_whole, most=len(SCHEMA_VERSION)),
 }

@@ -1,13 +1,15 @@
 """The values of a contract's JSON, each of its type and within bounds. Pure; standard library only.
 
-A contract comes from whoever deployed the model, or plays the server. Nothing is converted that is not what it should
-be: ``true`` is no number, ``1.5`` no whole one.
+A contract comes from whoever deployed the model, or plays the server, in whatever language: ``8.0`` is a whole number,
+``true`` is none, and ``1.5`` is not.
 """
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from kappamask_stream.plain_text import is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,24 +73,46 @@ def as_choice(value: Any, *, allowed: tuple[str, ...]) -> str:
 
 
 def as_name(value: Any) -> str:
-    """Return a text that may become part of a path."""
-    found = as_text(value, _LONGEST_NAME)
-    if not found or ".." in found or set("/\\") & set(found):
-        raise ValueError(f"{shown(found)} cannot name anything: it is empty, or would lead elsewhere in a path")
+    """Return a text that becomes part of a path."""
+    found = as_label(value)
+    if not found.isprintable() or ".." in found or set("/\\") & set(found):
+        raise ValueError(f"{shown(found)} cannot name anything: it would lead elsewhere in a path")
     return found
 
 
-def as_text(value: Any, longest: int = _LONGEST_TEXT) -> str:
-    """Return a text that may be shown."""
+def as_label(value: Any) -> str:
+    """Return what people call something: 1 to 100 characters."""
+    found = as_text(value)
+    if not found:
+        raise ValueError(f"{shown(found)} cannot name anything: it is empty")
+    return found
+
+
+def as_text(value: Any, longest: int = _LONGEST_NAME) -> str:
+    """Return a text that may be shown; it may be empty."""
     if not isinstance(value, str):
         raise TypeError(f"{shown(value)} is not a string")
-    if len(value) > longest or not value.isprintable():
+    if len(value) > longest or not is_plain(value):
         raise ValueError(f"{shown(value)} is no text of at most {longest} printable characters")
     return value
 
 
+def as_remark(value: Any) -> str:
+    """Return a text for people, which nothing depends on: control characters escaped, and cut."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError(f"{shown(value)} is not a string")
+    text = "".join(
+        character if is_plain(character) else ascii(character)[1:-1] for character in value[: _LONGEST_TEXT + 1]
+    )
+    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
+
+
 def as_whole(value: Any) -> int:
-    """Return a whole number."""
+    """Return a whole number, also where it is written as ``8.0``."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if type(value) is not int:
         raise TypeError(f"{shown(value)} is not a whole number")
     return value
@@ -106,9 +130,10 @@ def as_number(value: Any) -> float:
 
 def as_positive(value: Any) -> int:
     """Return a whole number from 1 to 65536."""
-    if not 0 < as_whole(value) <= 2**16:
+    found = as_whole(value)
+    if not 0 < found <= 2**16:
         raise ValueError(f"{shown(value)} is not between 1 and 65536")
-    return int(value)
+    return found
 
 
 def as_share(value: Any) -> float:
@@ -121,9 +146,10 @@ def as_share(value: Any) -> float:
 
 def as_class_value(value: Any) -> int:
     """Return a value that pixels of a mask may have."""
-    if not 0 <= as_whole(value) < MOST_CLASS_VALUES:
+    found = as_whole(value)
+    if not 0 <= found < MOST_CLASS_VALUES:
         raise ValueError(f"class value {shown(value)} is not between 0 and 254")
-    return int(value)
+    return found
 
 
 def as_colour(values: Any) -> tuple[int, int, int]:

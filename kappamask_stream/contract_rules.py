@@ -81,6 +81,7 @@ def _of_sizes(contract: ModelContract) -> Iterator[str]:
 
 
 def _of_classes(contract: ModelContract) -> Iterator[str]:
+    # By name as well: shares, legends and `--dilate` go by it, and would make one class of two.
     values, names = {c.value for c in contract.classes}, {c.name for c in contract.classes}
     if min(len(values), len(names)) < len(contract.classes):
         yield f"{len(contract.classes)} classes have {len(values)} values and {len(names)} names"

@@ -100,9 +100,15 @@ class StoreUnavailableError(StoreError):
 
 
 class ServerError(KappaMaskError):
-    """The inference server is missing, refuses, or answers nonsense."""
+    """The inference server is missing, refuses, or answers nonsense.
+
+    Attributes
+    ----------
+    is_of_canary : True where it was the canary that was not answered: the tile that waited for it was not sent.
+    """
 
     exit_code = 4
+    is_of_canary = False
 
 
 class ServerSetupError(ServerError):

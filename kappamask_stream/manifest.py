@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream.errors import ProductError
 from kappamask_stream.metadata import XML_LIMIT, parse_xml
-from kappamask_stream.names import band_of_file, checked_path
-from kappamask_stream.product import product_source
+from kappamask_stream.names import checked_path
+from kappamask_stream.product import is_read, product_source
 from kappamask_stream.sources.stac_source import StacItemSource
 from kappamask_stream.threads import in_thread
 
@@ -59,7 +59,7 @@ class ManifestEntry:
     @property
     def is_needed(self) -> bool:
         """True for what masks are made from."""
-        return _is_needed(self.path)
+        return is_read(self.path)
 
 
 async def verify(source: Source, on_progress: Callable[[int, int], None] | None = None) -> list[str]:
@@ -98,7 +98,7 @@ async def verify(source: Source, on_progress: Callable[[int, int], None] | None 
     remarks = [f"{entry.path} is missing, masks do not need it" for entry in missing if not entry.is_needed]
     faults = {entry.path: "is missing" for entry in missing if entry.is_needed}
     listed = {entry.path for entry in entries}
-    faults |= {path: "is not listed there" for path in sorted(listing) if _is_needed(path) and path not in listed}
+    faults |= {path: "is not listed there" for path in sorted(listing) if is_read(path) and path not in listed}
     faults |= await _compare(source, [entry for entry in entries if entry.path in listing], listing, on_progress)
     if faults:
         # In the manifest's order, whatever order the files were read in; what it does not list comes last.
@@ -150,14 +150,6 @@ def _entry(stream: Element, where: str) -> ManifestEntry:
     if not (size.isascii() and size.isdigit() and len(size) <= _MOST_DIGITS):
         raise ProductError(f"{where}: {path} has the size {size[:40]!r}, not a number of bytes")
     return ManifestEntry(path=path, size=int(size), algorithm=algorithm, checksum=text)
-
-
-def _is_needed(path: str) -> bool:
-    """Tell bands, and the XML of product and granule, from previews and reports."""
-    if "/IMG_DATA/" in path:
-        return band_of_file(path) is not None
-    is_granule = path.startswith("GRANULE/") and path.endswith("/MTD_TL.xml")
-    return is_granule or path.startswith("MTD_")
 
 
 async def _compare(

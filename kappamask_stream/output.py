@@ -173,11 +173,25 @@ class OutputPlan:
             name=self.quicklook, content=[picture], media_type=PNG_TYPE, metadata={"fingerprint": self.fingerprint}
         )
 
+    async def tidy(self, names: Sequence[str] = ()) -> None:
+        """Undo what killed runs had begun, and remove what they left: see `Destination.tidy`.
+
+        The mask comes back first, its Item, which lists the others, last.
+
+        Parameters
+        ----------
+        names : of files that are made beside the possible ones.
+        """
+        item = f"{self.stem}.json"
+        others = [name for name in dict.fromkeys([*self.possible, *names]) if name != item]
+        await self.destination.tidy([*others, item])
+
     async def is_done(self, options: MaskOptions, names: Sequence[str] = ()) -> bool:
         """Tell whether the mask is there already, whole and with this fingerprint, and so are all files of `names`.
 
         A lost quicklook is drawn again. A cut or damaged copy of this very mask is not done, and is replaced without
-        being asked.
+        being asked. Files that lie beside this very mask and say that they are another's go: whoever replaced it was
+        killed before removing them.
 
         Raises
         ------
@@ -190,7 +204,9 @@ class OutputPlan:
         if found is None:
             return False
         if found.fingerprint == self.fingerprint:
-            return found.is_whole and await self._has_all(names)
+            wanted = list(dict.fromkeys([self.quicklook, *names]))
+            await self._remove_foreign([name for name in self.possible[1:] if name not in wanted])
+            return found.is_whole and await self._has_all(wanted)
         if options.overwrite:
             return False
         raise self._taken(found)
@@ -255,8 +271,14 @@ class OutputPlan:
         stale = [*companions[:1], *pictures, *companions[1:], *([self.mask] if replaced else [])]
         return [name for name in dict.fromkeys(stale) if name not in keep]
 
-    async def _has_all(self, names: Sequence[str]) -> bool:
-        wanted = list(dict.fromkeys([self.quicklook, *names]))
+    async def _remove_foreign(self, names: Sequence[str]) -> None:
+        foreign = await self.destination.foreign(names, fingerprint=self.fingerprint)
+        if list_name(self.stem) in foreign:
+            listed = await read_tile_list(self.destination, self.stem)
+            await self.destination.remove([] if listed is None else listed.files)  # before who knows their names
+        await self.destination.remove(foreign)
+
+    async def _has_all(self, wanted: Sequence[str]) -> bool:
         missing = await self.destination.missing(wanted, fingerprint=self.fingerprint)
         if set(missing) - {self.quicklook}:
             return False

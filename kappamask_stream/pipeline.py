@@ -93,7 +93,7 @@ async def mask_product(
     names = [plan.quicklook, *(name for extra in extras for name in extra.file_names(job))]
     # Folders in the product's hold hundreds of tiles: their list names them, and results of many products are kept.
     files = tuple(destination.href(name) for name in dict.fromkeys([plan.mask, *names]) if "/" not in name)
-    await destination.tidy([*plan.possible, *names])
+    await plan.tidy(names)
     if await plan.is_done(options, names):
         progress.state = "skipped"
         return ProductResult(

@@ -143,6 +143,18 @@ async def open_product(source: Source) -> Product:
     )
 
 
+def is_read(path: str) -> bool:
+    """Tell what masks are made from, bands and the XML of product and granule, from whatever else lies in a product."""
+    is_xml = ("/" not in path and _PRODUCT_XML.fullmatch(path)) or _GRANULE_XML.fullmatch(path)
+    return bool(is_xml) or ("/IMG_DATA/" in path and _band_of_image(path) is not None)
+
+
+def _band_of_image(path: str) -> tuple[str, int] | None:
+    """Return band and ground sampling distance of a JPEG 2000 file; macOS puts a second one, ``._NAME``, beside it."""
+    name = path.rpartition("/")[2]
+    return band_of_file(path) if name.lower().endswith(".jp2") and not name.startswith("._") else None
+
+
 async def product_source(source: Source) -> Source:
     """Return the source whose top level is the product's: `source`, or the only product folder in it.
 
@@ -240,7 +252,7 @@ def _band_files(
     folder = granule_xml.removesuffix("MTD_TL.xml") + "IMG_DATA/"
     found: dict[tuple[str, int], str] = {}
     for path in listing:
-        key = band_of_file(path) if path.startswith(folder) and path.lower().endswith(".jp2") else None
+        key = _band_of_image(path) if path.startswith(folder) else None
         if key is None or files.get(key) in listing:
             continue
         if key in found:

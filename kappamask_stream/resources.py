@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -95,15 +94,14 @@ class Resources:
     workers: ThreadPoolExecutor = field(init=False)
 
     def __enter__(self) -> Self:
-        # Here, not only where a folder is needed next: what a killed run had finished is skipped by the next one.
-        with suppress(OSError):
-            remove_abandoned()
         self.budget = ByteBudget(self.settings.memory_budget_bytes)
         self.decoder = NvImageCodecDecoder() if self.settings.decoder == "gpu" else ImagecodecsDecoder()
         self.decode_threads = decode_threads(self.settings)
         self.decoders = ThreadPoolExecutor(self.decode_threads, "decode")
         # Mosaic and compression take their own threads, so that an answer never waits behind a decode.
         self.workers = ThreadPoolExecutor(2, "assemble")
+        # Here, not only where a folder is needed next: what a killed run had finished is skipped by the next one.
+        self.workers.submit(remove_abandoned)
         return self
 
     def __exit__(self, *exc_info: object) -> None:

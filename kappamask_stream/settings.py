@@ -7,6 +7,7 @@ is the documentation: docs/settings.md holds what it returns.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -15,6 +16,7 @@ from pydantic import ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from kappamask_stream.errors import UsageError
+from kappamask_stream.plain_text import is_plain
 from kappamask_stream.settings_masking import MaskingSettings
 from kappamask_stream.settings_worker import WorkerSettings
 
@@ -23,9 +25,14 @@ if TYPE_CHECKING:
 
 _PREFIX = "KAPPAMASK_"
 _CONFIG_VARIABLE = "KAPPAMASK_CONFIG"
-#: Bytes of a configuration file, and of one line: with every setting and its meaning it has a tenth of that. A key of
-#: many parts takes the square of their number to read.
-_LONGEST_FILE, _LONGEST_LINE = 1 << 16, 1 << 12
+#: Bytes of a configuration file: with every setting and its meaning it has a tenth of that.
+_LONGEST_FILE = 1 << 16
+#: A key of many parts, a.b.c, takes the square of their number to read; no setting's has more than one. Dots are
+#: counted between what divides keys and values, wherever that is; those of comments are not.
+_MOST_DOTS = 100
+_COMMENT, _DIVIDERS = re.compile(rb"^[ \t]*#[^\n]*", re.MULTILINE), re.compile(rb"[=,{}\[\]\n]")
+#: Characters of a value.
+_LONGEST_TEXT = 1 << 12
 #: Characters of a value in a message.
 _SHOWN = 200
 _LARGEST = 2**31 - 1
@@ -57,9 +64,9 @@ def parsed_file(data: bytes) -> dict[str, Any]:
     """
     if len(data) > _LONGEST_FILE:
         raise ValueError(f"it has more than {_LONGEST_FILE} bytes: it is no configuration file")
-    longest = max(map(len, data.split(b"\n")))
-    if longest > _LONGEST_LINE:
-        raise ValueError(f"a line has {longest} bytes, at most {_LONGEST_LINE} are read: break the list in it")
+    dots = max(piece.count(b".") for piece in _DIVIDERS.split(_COMMENT.sub(b"", data)))
+    if dots > _MOST_DOTS:
+        raise ValueError(f"a name has {dots} dots, at most {_MOST_DOTS} are read: it is no setting's")
     try:
         return tomllib.loads(data.decode("utf-8-sig"))
     except RecursionError as error:
@@ -84,13 +91,13 @@ class Settings(WorkerSettings, MaskingSettings):
     @field_validator("*", mode="after")
     @classmethod
     def _within_bounds(cls, value: object) -> object:
-        """Refuse what no system call takes: numbers beyond 31 bits, text with control characters."""
+        """Refuse what no system call takes, or no line shows: numbers beyond 31 bits, text with control characters."""
         if isinstance(value, int) and abs(value) > _LARGEST:
             raise ValueError(f"at most {_LARGEST} is taken")
         values = value if isinstance(value, tuple) else (value,)
         texts = [str(text) for text in values if isinstance(text, str | Path)]
-        if not all(text.isprintable() and len(text) <= _LONGEST_LINE for text in texts):
-            raise ValueError(f"a text of at most {_LONGEST_LINE} printable characters is expected")
+        if not all(is_plain(text) and len(text) <= _LONGEST_TEXT for text in texts):
+            raise ValueError(f"a text of at most {_LONGEST_TEXT} printable characters is expected")
         return value
 
     @classmethod

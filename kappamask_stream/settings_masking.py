@@ -121,8 +121,8 @@ class MaskingSettings(BaseSettings):
     canary_s: float = Field(
         default=600.0,
         ge=0,
-        description="Seconds between checks that the server still answers a tile whose mask is known; 0 checks on "
-        "connecting only.",
+        description="Seconds between checks that the server still answers a tile whose mask is known; 0: on "
+        "connecting, and where there is reason to doubt.",
     )
     infer_timeout_s: float = Field(default=120.0, gt=0, description="Seconds after which a request counts as lost.")
     server_wait_s: float = Field(

@@ -66,7 +66,13 @@ def _build(args: argparse.Namespace) -> None:
 
     _limit_memory()
     try:
-        contract = build_model(args.model, args.repository, args.flavour, weights=args.weights)
+        contract = build_model(
+            args.model,
+            args.repository,
+            args.flavour,
+            weights=args.weights,
+            say=lambda text: _say(event="progress", text=text),
+        )
     except MemoryError as error:
         raise InputError(
             f"{args.weights or args.model}: the build takes more than {_BUILD_BYTES >> 30} GiB, or than this process "

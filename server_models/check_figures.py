@@ -71,7 +71,8 @@ class CheckReport:
     min_agreement : the contract's.
     max_differing : share of the pixels that may depend on the batch.
     batches : figures by batch size; those after a failed request are missing.
-    canary : share of the canary's compared pixels that have the known class; None where the contract knows none.
+    canary : share of the canary's compared pixels that have the known class; None where it was not asked.
+    has_canary : False where the contract knows no answer to it.
     faults : why it has not passed, a clause each; none where it has.
     seconds : all of it.
     """
@@ -86,6 +87,7 @@ class CheckReport:
     faults: tuple[str, ...]
     seconds: float
     canary: float | None = None
+    has_canary: bool = True
 
     @property
     def passed(self) -> bool:

@@ -1,7 +1,14 @@
 """What a killed Triton leaves on a machine, recognised by names that only one state folder's server has.
 
 A server of ours is always ended by SIGKILL to its process group (asked nicely it takes seconds, with requests queued
-half a minute), so this is the ordinary way, not the exception.
+half a minute), so this is the ordinary way, not the exception. Where nobody is left to do that, a guard does it:
+
+    python leftovers.py STATE/backends TRITON_PID [PIDFD]
+
+waits until the tritonserver has ended, kills what is left of its group, and removes what that held. A process of its
+own: stubs of the Python backend look after their parent themselves, but not while they hold their interpreter's lock
+and wait for an answer of the parent, which is what a killed server's busy stubs do for ever; no thread of Python runs
+in them then. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,7 +17,10 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import select
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +34,8 @@ _SCRATCH = Path("/tmp"), "python_env_*"  # noqa: S108
 _NOTES = "scratch.txt"
 _PR_SET_CHILD_SUBREAPER = 36
 _PATIENCE_S = 5.0
+#: Between two looks of a guard where the system has no pidfd.
+_LOOK_S = 2.0
 
 
 def region_prefix(state: Path) -> str:
@@ -37,11 +49,56 @@ def remove_leftovers(state: Path) -> None:
         with contextlib.suppress(OSError):
             path.unlink()
     notes = state / _NOTES
-    if notes.exists():
+    with contextlib.suppress(FileNotFoundError):
         for name in notes.read_text().splitlines():
             with contextlib.suppress(OSError):  # gone, or somebody's who keeps something in it
                 (_SCRATCH[0] / name).rmdir()
         notes.unlink()
+
+
+def guard(state: Path, triton: int) -> subprocess.Popen[bytes]:
+    """Start a state folder's guard, which ends soon after the tritonserver, a child of this process.
+
+    It names the state folder's backends, so the next supervisor ends it before it makes anything of the same names.
+    """
+    command = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(state / "backends"), str(triton)]
+    with contextlib.ExitStack() as stack:
+        watched = []
+        with contextlib.suppress(AttributeError, OSError):  # a Python or a kernel without
+            watched.append(os.pidfd_open(triton))
+            stack.callback(os.close, watched[0])
+        return subprocess.Popen(
+            [*command, *map(str, watched)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            cwd="/", pass_fds=watched, start_new_session=True,
+        )  # fmt: skip
+
+
+def _guard(backends: str, triton: str, watched: str | None = None) -> None:
+    if watched is not None:
+        ends = select.poll()
+        ends.register(int(watched), select.POLLIN)  # when it has ended, even where nobody has waited for it
+        ends.poll()
+    while is_running(int(triton)):
+        time.sleep(_LOOK_S)
+    deadline = time.monotonic() + _PATIENCE_S
+    while (left := _running_in(triton)) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    remove_leftovers(Path(backends).parent)
+
+
+def _running_in(group: str) -> list[int]:
+    """Return the processes of a group that are no zombies: those last until somebody waits for them."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, its_group, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
+            if its_group == group and state != "Z":
+                found.append(int(entry.name))
+    return found
 
 
 @contextlib.contextmanager
@@ -135,3 +192,7 @@ def hide_argument(pid: int, secret: str) -> bool:
     except (OSError, ValueError, IndexError):
         return False
     return True
+
+
+if __name__ == "__main__":
+    _guard(*sys.argv[1:])

@@ -21,7 +21,7 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from kappamask_stream.canary import canary_tile, compare, known_labels
+from kappamask_stream.canary import canary_tile, compare, has_known_answer, known_labels
 from kappamask_stream.errors import (
     InferenceTimeoutError,
     ServerSetupError,
@@ -102,6 +102,7 @@ class ModelCheck:
             faults=(*self._faults, *faults_of(self._batches, self.contract.min_agreement, compared_with)),
             seconds=time.monotonic() - started,
             canary=self._canary,
+            has_canary=has_known_answer(self.contract),
         )
 
     def _compared_with(self) -> str | None:

@@ -17,7 +17,7 @@ from kappamask_stream import canary
 from kappamask_stream.contract import ModelContract
 from kappamask_stream.errors import ContractError, OutputError, UsageError
 from server_models import tensorrt
-from server_models.canary_answer import answer_to_canary
+from server_models.canary_answer import answer_to_canary, why_none
 from server_models.configuration import config_pbtxt, templates
 from server_models.digest import file_sha256
 from server_models.float16_cut import NETWORK, PART_NAMES
@@ -25,7 +25,7 @@ from server_models.reference import REFERENCE, reference_graph
 from server_models.registry import find
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from server_models.configuration import Flavour
     from server_models.registry import KnownModel
@@ -78,9 +78,18 @@ _SERVING = {
 
 
 def build_model(
-    name: str, repository: Path, flavour: Flavour = "python", *, weights: Path | None = None
+    name: str,
+    repository: Path,
+    flavour: Flavour = "python",
+    *,
+    weights: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> ModelContract:
     """Build a model and put it into a repository: whoever reads sees a whole folder, the old one or the new one.
+
+    Parameters
+    ----------
+    say : told what is remarkable about it.
 
     Raises
     ------
@@ -100,7 +109,7 @@ def build_model(
                 shutil.rmtree(abandoned, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=repository) as folder:
                 made = Path(folder) / "made"
-                contract = _write(model, made, flavour, weights)
+                contract = _write(model, made, flavour, weights, say)
                 _replace(name, repository, made, Path(folder) / "replaced")
     except OSError as error:
         raise OutputError(
@@ -147,7 +156,9 @@ def _require_precision(model: KnownModel, flavour: Flavour) -> None:
         )
 
 
-def _write(model: KnownModel, made: Path, flavour: Flavour, weights: Path | None) -> ModelContract:
+def _write(
+    model: KnownModel, made: Path, flavour: Flavour, weights: Path | None, say: Callable[[str], None]
+) -> ModelContract:
     """Write the model's folder, and those of its parts, into `made`."""
     folder = made / model.name
     version = folder / "1"
@@ -160,6 +171,8 @@ def _write(model: KnownModel, made: Path, flavour: Flavour, weights: Path | None
         model.make_reference(folder / REFERENCE, weights)
     graph = reference_graph(folder, contract)
     contract = replace(contract, canary=None if graph is None else answer_to_canary(contract, graph))
+    if contract.canary is None:
+        say(why_none(contract, has_graph=graph is not None))
     if flavour == "tensorrt":
         _write_parts(contract, made)
     for name, text in _configurations(contract, flavour, made).items():

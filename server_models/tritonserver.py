@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kappamask_stream.errors import ServerSetupError
-from server_models.leftovers import adopt_orphans, end_group, hide_argument, region_prefix, remove_leftovers
+from server_models.leftovers import adopt_orphans, end_group, guard, hide_argument, region_prefix, remove_leftovers
 from server_models.tether import tethered
 
 _ALLOCATION_POOL = 64
@@ -132,6 +132,7 @@ class TritonProcess:
     backend_bytes: int = 16 * 2**20
     process: subprocess.Popen[bytes] | None = None
     _log_bytes: int = field(default=0, init=False, repr=False)
+    _guard: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
 
     #: Name of the header that carries `key`.
     KEY_HEADER = "triton-grpc-protocol-kappamask-key"
@@ -173,6 +174,7 @@ class TritonProcess:
                 env=self._environment(files),
                 start_new_session=True,
             )
+        self._guard = guard(self.private, self.process.pid)
 
     def hide_keys(self) -> bool:
         """Take the keys out of the process list, once the server has read them: it says nothing before.
@@ -202,6 +204,10 @@ class TritonProcess:
         self.process.wait()
         self.process = None
         remove_leftovers(self.private)
+        if self._guard is not None:  # it has nothing left to do, and must not meet what the next server makes
+            self._guard.kill()
+            self._guard.wait()
+            self._guard = None
 
     def _command(self, program: Path, backends: Path) -> list[str]:
         python = f"shm-default-byte-size={self.backend_bytes}", f"shm-region-prefix-name={region_prefix(self.private)}"

@@ -1,9 +1,9 @@
 """One client of `run.py`: sends tiles or masks products until its input ends, and says on its output how far it is.
 
 ``client.py SPEC`` with a JSON object: ``kind`` is ``tiles`` (as many in flight as the window lets), ``products``
-(masked over and over) or ``probe`` (one tile at a time, and how long it took); ``priority`` and ``shared_memory`` are
-the settings; ``products`` their paths, ``output`` a folder. Every answer is compared with the first one for its tile or
-product: a difference is a failure.
+(masked over and over) or ``probe`` (one tile at a time, and how long it took); ``priority``, ``shared_memory`` and
+``max_in_flight`` are the settings; ``products`` their paths, ``output`` a folder. Every answer is compared with the
+first one for its tile or product: a difference is a failure.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _TILES = 8
 _SAYS_EACH_S = 1.0
 #: Between two tiles of a probe: it is not to fill a queue itself.
 _PAUSE_S = 0.5
-#: Products in work at once: while one ends, others keep the window full.
-_AT_ONCE = 4
+#: Products in work at once, of 9 tiles each: while one ends, others keep the window full.
+_AT_ONCE = 8
 
 
 class Client:
@@ -124,7 +124,8 @@ def tell(**what: Any) -> None:
 async def main() -> None:
     client = Client(json.loads(sys.argv[1]))
     spec = client.spec
-    settings = Settings(priority=spec["priority"], shared_memory=spec["shared_memory"], products_at_once=_AT_ONCE)
+    given = {name: spec[name] for name in ("priority", "shared_memory", "max_in_flight")}
+    settings = Settings(**given, products_at_once=_AT_ONCE)
     told_to_end = asyncio.Event()
     asyncio.get_running_loop().add_reader(sys.stdin, told_to_end.set)
     work = asyncio.create_task(client.products(settings) if spec["kind"] == "products" else client.tiles(settings))

@@ -11,6 +11,10 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+#: Of csmask: tiles that its instances work on at once, and as many are their next batches.
+IN_WORK = 16
+#: Of a model as `models build` configures it: what a lane's queue holds.
+QUEUE = 256
 #: Memory may have grown by this, of what there is and in MB, whichever is more, before it counts: allocators keep some.
 MOST_GROWTH, MOST_GROWTH_MB = 0.02, 3.0
 #: Files and threads come and go with pools; so many more at the end than at the beginning are growth.
@@ -56,11 +60,6 @@ class Trend:
         return (self.per_hour - _SURE * self.error) * self.hours > max(share * self.mean, least)
 
 
-def after(samples: Sequence[tuple[float, float]], moment: float) -> list[tuple[float, float]]:
-    """Return the samples of a moment and later."""
-    return [sample for sample in samples if sample[0] >= moment]
-
-
 def more_at_the_end(samples: Sequence[tuple[float, float]]) -> float:
     """Return by how much the largest value of the last quarter is above the largest of the first."""
     quarter = max(1, len(samples) // 4)
@@ -89,7 +88,8 @@ def faults(
     counted: Mapping[str, Sequence[tuple[float, float]]],
     rates: Mapping[str, float],
     pending: Sequence[float],
-    full: int,
+    least_pending: int,
+    refused: int,
     latencies_s: Mapping[str, Sequence[float]],
 ) -> list[str]:
     """Say what is not as it should be; nothing where all is well.
@@ -101,7 +101,8 @@ def faults(
     counted : files and threads of each, after the warm-up.
     rates : tiles per second of each client that fills the queue.
     pending : requests that waited in the server, at each look.
-    full : fewer than these waiting, and the queue is not full.
+    least_pending : fewer than these waiting, and the server's next batches are not full.
+    refused : requests that the server has turned away: none, and the queue was never full.
     latencies_s : of single tiles in the lanes ``interactive`` and ``backlog``.
     """
     found = list(failures)
@@ -113,13 +114,32 @@ def faults(
             found.append(f"{name}: {more:.0f} more at the end")
     if (worst := unfairness(list(rates.values()))) > MOST_UNFAIR:
         found.append(f"the quickest client got {worst:.2f} times what the slowest got: at most {MOST_UNFAIR}")
-    if (least := min(pending)) < full:
-        found.append(f"the queue was not full: {least:.0f} requests waited, {full} were expected")
+    if refused == 0:
+        found.append(f"the queue was never full: no request was refused, at most {max(pending):.0f} waited")
+    if (least := min(pending)) < least_pending:
+        found.append(f"the queue ran low: {least:.0f} requests waited, {least_pending} are the next batches")
     if not all(latencies_s.get(lane) for lane in ("interactive", "backlog")):
         found.append("no tile was answered in one of the lanes: a longer run is needed")
     elif (ahead := lead(latencies_s)) < LEAST_AHEAD:
         found.append(f"a tile of the backlog waited {ahead:.1f} times as long as an interactive one: {LEAST_AHEAD}")
     return found
+
+
+def too_slow(tiles_per_s: float, waiting: int, patience_s: float) -> str | None:
+    """Say that a full queue takes longer than clients wait for an answer; None where it does not.
+
+    Parameters
+    ----------
+    waiting : requests in the server while its queue is full.
+    patience_s : of a client: `infer_timeout_s`.
+    """
+    if tiles_per_s * patience_s >= waiting:
+        return None
+    return (
+        f"this machine answers {tiles_per_s:.2f} tiles/s: with {waiting} tiles in the server each would time out after "
+        f"infer_timeout_s ({patience_s:g} s); at least {waiting / patience_s:.2f} tiles/s are needed: end what else "
+        "runs on it, or set KAPPAMASK_INFER_TIMEOUT_S"
+    )
 
 
 def lead(latencies_s: Mapping[str, Sequence[float]]) -> float:

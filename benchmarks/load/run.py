@@ -2,13 +2,14 @@
 
 A real local Triton with csmask's weights, shared as runs of one user share it, and eight clients, each a process of its
 own: most send tiles through shared memory, two over gRPC, one masks small products over and over (`Masker`); all in
-the backlog's lane, as workers are, with more in flight together than the server's queue takes. Beside them two probes
-send one tile at a time, one in the interactive lane, one in the backlog's.
+the backlog's lane, as workers are, with more in flight together than the server's queue takes: it turns some away, and
+they are sent again. Beside them two probes send one tile at a time, one in the interactive lane, one in the backlog's.
 
 It must see no failure and no answer that differs from an earlier one for the same tile; no growth of memory, shared
 memory, open files and threads after the warm-up; no client with more than 1.5 times the throughput of another; a
-queue that is always full; and interactive tiles that overtake the backlog. Prints a table, writes
-bench-output/load.json, and ends with 1 where something is not so.
+queue that is full again and again (requests are refused) and never below the server's next batches; and interactive
+tiles that overtake the backlog. Prints a table, writes bench-output/load.json, and ends with 1 where something is not
+so: at once where a client fails, or where a full queue would take longer than a client waits for an answer.
 """
 
 from __future__ import annotations
@@ -16,21 +17,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from figures import Trend, after, faults, lead, rate, unfairness
-from watch import Sample, holding, sample
+from figures import IN_WORK, QUEUE, too_slow
+from report import WARM_UP_S, judged, rates, show
+from watch import holding, sample
 
+from kappamask_stream.settings import load_settings
 from kappamask_stream.synth import write_product
 
 if TYPE_CHECKING:
@@ -39,10 +42,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "bench-output"
 MODEL = "csmask_l2a"
-#: Of csmask: tiles that its instances take at once. While fewer wait than this, the next batches are not full.
-FULL = 16
-#: Share of the time that pools fill and allocators settle in; at least so many seconds.
-_WARM_UP, _WARM_UP_S = 0.25, 20.0
 #: Seconds that the server has to start, and to end after its last client.
 _PATIENCE_S = 180.0
 _METRIC = "nv_inference_pending_request_count"
@@ -62,14 +61,17 @@ class Started:
 
 def specs(clients: int) -> Iterator[dict[str, Any]]:
     """Return who takes part: the one that masks products first, then those that send tiles, then the probes."""
-    plain = {"kind": "tiles", "priority": "backlog", "shared_memory": "auto"}
+    # One more for each than the server takes of all: it refuses now and then. Where it refuses always, who is first in
+    # the queue keeps it full, and the others get next to nothing: nothing on the server divides it among clients.
+    each = math.ceil((QUEUE + IN_WORK) / clients) + 1
+    plain = {"kind": "tiles", "priority": "backlog", "shared_memory": "auto", "max_in_flight": each}
     yield plain | {"name": "products", "kind": "products"}
     for number in range(1, clients):
         over_grpc = number >= clients - 2
         name, memory = (f"tiles {number}, gRPC", "off") if over_grpc else (f"tiles {number}", "auto")
         yield plain | {"name": name, "shared_memory": memory}
     for lane in ("interactive", "backlog"):
-        yield plain | {"name": f"probe, {lane}", "kind": "probe", "priority": lane}
+        yield plain | {"name": f"probe, {lane}", "kind": "probe", "priority": lane, "max_in_flight": 1}
 
 
 def start(spec: dict[str, Any], folder: Path, environment: dict[str, str], products: Sequence[str]) -> Started:
@@ -99,6 +101,28 @@ def pending(metrics: str) -> float:
     return float(next(line for line in lines if line.startswith(_METRIC) and MODEL in line).rpartition(" ")[2])
 
 
+def watched(options: argparse.Namespace, clients: Sequence[Started], environment: dict[str, str]) -> dict[str, Any]:
+    """Look at clients and server until time is over, one of them fails, or the machine turns out to be too slow."""
+    metrics = next((url for client in clients for line in client.lines() for url in line.get("metrics", ())), "")
+    pids = {client.name: [client.process.pid] for client in clients}
+    pids["server"] = holding(_ours(environment), [client.process.pid for client in clients])
+    began, looks, failures, is_asked = time.monotonic(), [], list[str](), False
+    while time.monotonic() < began + 60 * options.minutes and all(each.process.poll() is None for each in clients):
+        try:
+            looks.append((time.monotonic(), sample(pids) | {("pending", "server"): pending(metrics)}))
+        except (OSError, ValueError, StopIteration) as error:
+            failures.append(f"the server does not tell how many requests wait: {error!r}")
+            break
+        if not is_asked and time.monotonic() >= began + WARM_UP_S:
+            is_asked, patience_s = True, load_settings().infer_timeout_s
+            pace = sum(rates({client.name: client.lines() for client in clients}, began, math.inf).values())
+            if (slow := too_slow(pace, QUEUE + IN_WORK, patience_s)) is not None:
+                failures.append(slow)
+                break
+        time.sleep(options.look_s)
+    return {"began": began, "ended": time.monotonic(), "looks": looks, "failures": failures}
+
+
 def load(options: argparse.Namespace, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
     """Run the clients for the time given, and return what was seen."""
     products = [
@@ -106,28 +130,24 @@ def load(options: argparse.Namespace, folder: Path, environment: dict[str, str])
     ]
     clients: list[Started] = []
     try:
-        for spec in specs(options.clients):
-            clients.append(start(spec, folder, environment, products))
-            ready = first_line(clients[-1])
-            print(f"{clients[-1].name}: {ready.get('transport', 'connected')}", flush=True)
-        metrics = next(url for client in clients for line in client.lines() for url in line.get("metrics", ()))
-        began, looks = time.monotonic(), []
-        end = began + 60 * options.minutes
-        pids = {client.name: [client.process.pid] for client in clients}
-        pids["server"] = holding(_ours(environment), [client.process.pid for client in clients])
-        while time.monotonic() < end and all(client.process.poll() is None for client in clients):
-            looks.append((time.monotonic(), sample(pids) | {("pending", "server"): pending(metrics)}))
-            time.sleep(options.look_s)
-        ended = time.monotonic()
+        # The first starts the server; the others begin together: who came last would wait behind all that others send.
+        first, *others = specs(options.clients)
+        for group in ([first], others):
+            begun = [start(spec, folder, environment, products) for spec in group]
+            clients += begun
+            for client in begun:
+                print(f"{client.name}: {first_line(client).get('transport', 'connected')}", flush=True)
+        seen = watched(options, clients, environment)
         for client in clients:
             assert client.process.stdin is not None
             client.process.stdin.close()
         for client in clients:
-            client.process.wait(_PATIENCE_S)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it is killed, then, and a failure
+                client.process.wait(_PATIENCE_S)
     finally:
         for client in clients:
             client.process.kill()
-    return {"began": began, "ended": ended, "looks": looks, "said": {c.name: c.lines() for c in clients}}
+    return seen | {"said": {client.name: client.lines() for client in clients}}
 
 
 def _ours(environment: dict[str, str]) -> dict[str, str]:
@@ -145,95 +165,17 @@ def left_behind(environment: dict[str, str]) -> list[str]:
     return [f"{len(pids)} processes of the server were left"] if pids else []
 
 
-def judged(seen: dict[str, Any], leftovers: list[str]) -> dict[str, Any]:
-    """Turn samples into figures, and say what is not as it should be."""
-    begin = seen["began"] + max(_WARM_UP_S, _WARM_UP * (seen["ended"] - seen["began"]))
-    looks: list[tuple[float, Sample]] = seen["looks"]
-    series = {key: after([(at, values[key]) for at, values in looks], begin) for key in looks[0][1]}
-    said = {name: [line for line in lines if "at" in line] for name, lines in seen["said"].items()}
-    last = {name: (lines[-1] if lines else {}) for name, lines in seen["said"].items()}
-    failures = [f"{name}: {text}" for name, line in last.items() for text in line.get("failures", ["it was killed"])]
-    rates = {
-        name: rate([(line["at"], line["answered"]) for line in lines if "answered" in line], begin, seen["ended"])
-        for name, lines in said.items()
-        if not name.startswith("probe")
-    }
-    latencies = {
-        name.rpartition(" ")[2]: [line["latency_s"] for line in lines if "latency_s" in line and line["at"] >= begin]
-        for name, lines in said.items()
-        if name.startswith("probe")
-    }
-    memory = {f"{what} of {who}": Trend.of(found) for (what, who), found in series.items() if what.endswith("_mb")}
-    counted = {f"{what} of {who}": found for (what, who), found in series.items() if what in {"files", "threads"}}
-    waiting = [value for _, value in series["pending", "server"]]
-    wrong = faults(
-        failures=[*failures, *leftovers], memory_mb=memory, counted=counted, rates=rates, pending=waiting,
-        full=FULL, latencies_s=latencies,
-    )  # fmt: skip
-    return {
-        "minutes": round((seen["ended"] - seen["began"]) / 60, 2),
-        "cores": os.cpu_count(),
-        "tiles_per_s": sum(rates.values()),
-        "rates": rates,
-        "unfairness": unfairness(list(rates.values())),
-        "pending": {"least": min(waiting), "median": statistics.median(waiting), "most": max(waiting)},
-        "latency_s": {lane: _quantiles(found) for lane, found in latencies.items()},
-        "lead": lead(latencies) if all(latencies.values()) else None,
-        "growth": {name: asdict(trend) for name, trend in memory.items()},
-        "counted": {name: [found[0][1], found[-1][1]] for name, found in counted.items()},
-        "retries": {name: line.get("retries", {}) for name, line in last.items()},
-        "faults": wrong,
-    }
-
-
-def _change(ends: Sequence[float]) -> str:
-    return f"{ends[0]:.0f} - {ends[1]:.0f}"
-
-
-def _quantiles(values: list[float]) -> dict[str, float]:
-    ordered = sorted(values)
-    picked = {name: ordered[min(len(ordered) - 1, int(q * len(ordered)))] for name, q in _PICKED} if ordered else {}
-    return {"count": len(ordered), **picked}
-
-
-_PICKED = (("p50", 0.5), ("p95", 0.95), ("max", 1.0))
-
-
-def show(figures: dict[str, Any]) -> None:
-    """Print the tables."""
-    heads = (("tiles/s", 9), ("RSS MB", 9), ("MB/h", 9), ("+-", 7), ("shared", 9), ("MB/h", 9))
-    print(f"\n{'':<20}{''.join(f'{name:>{width}}' for name, width in heads)}  {'files':<10}{'threads':<10}retries")
-    for who in [*figures["retries"], "server"]:
-        rss, shared = figures["growth"][f"rss_mb of {who}"], figures["growth"][f"shared_mb of {who}"]
-        files, threads = figures["counted"][f"files of {who}"], figures["counted"][f"threads of {who}"]
-        pace = f"{figures['rates'][who]:9.3f}" if who in figures["rates"] else " " * 9
-        retries = ", ".join(f"{n} {cause}" for cause, n in figures["retries"].get(who, {}).items())
-        print(
-            f"{who:<20}{pace}{rss['mean']:9.1f}{rss['per_hour']:9.2f}{rss['error']:7.2f}{shared['mean']:9.1f}"
-            f"{shared['per_hour']:9.2f}  {_change(files):<10}{_change(threads):<10}{retries}"
-        )
-    print(f"\n{'lane':<20}{'tiles':>9}{'p50 s':>9}{'p95 s':>9}{'max s':>9}")
-    for lane, found in figures["latency_s"].items():
-        numbers = "".join(f"{found[name]:9.3f}" for name, _ in _PICKED if name in found)
-        print(f"{lane:<20}{found['count']:9d}{numbers}")
-    least, median, most = (figures["pending"][name] for name in ("least", "median", "most"))
-    print(
-        f"\n{figures['minutes']} min, {figures['tiles_per_s']:.2f} tiles/s; quickest / slowest client "
-        f"{figures['unfairness']:.3f}; {least:.0f} to {most:.0f} requests waited, {median:.0f} in the middle"
-    )
-    for fault in figures["faults"]:
-        print(f"fault: {fault}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0, help="at most 30 (default 30)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="1 to 30 (default 30)")
     parser.add_argument("--clients", type=int, default=8, help="that fill the queue (default 8)")
     parser.add_argument("--size", type=int, default=1152, help="of the products, 10 m pixels (default 1152)")
     parser.add_argument("--look-s", type=float, default=2.0, help="seconds between two looks (default 2)")
     options = parser.parse_args()
-    if not 0 < options.minutes <= 30 or options.clients < 4:
-        parser.error("--minutes is more than 0 and at most 30, --clients 4 or more")
+    if not 1 <= options.minutes <= 30:
+        parser.error(f"--minutes is {options.minutes:g}: 1 to 30 are taken, of which {WARM_UP_S:g} s are the warm-up")
+    if options.clients < 4:
+        parser.error(f"--clients is {options.clients}: 4 or more are needed, one that masks products, two over gRPC")
     with tempfile.TemporaryDirectory(prefix="ks-", dir="/tmp") as place:
         folder = Path(place)
         (folder / "run").mkdir(mode=0o700)

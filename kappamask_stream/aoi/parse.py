@@ -27,14 +27,24 @@ _NUMBER = r"[-+]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][-+]?\d{1,3})?"
 _BOX = re.compile(
     rf"\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*(?:,\s*([\w:]+)\s*)?", re.ASCII
 )
-_EWKT = re.compile(r"\s*(?:SRID=(?P<srid>\d{1,9})|(?P<crs>[A-Za-z]+:\w+))\s*;(?P<wkt>.*)", re.DOTALL | re.ASCII)
+_EWKT = re.compile(r"\s*(?:SRID=(?P<srid>\d{1,9})|(?P<crs>[A-Za-z]\w*:\w+))\s*;(?P<wkt>.*)", re.DOTALL | re.ASCII)
 #: What else a name may be - a URL, a file, parameters that name files - PROJ and GDAL would go and read.
-_CODE = re.compile(r"[A-Za-z]{1,16}:\w{1,16}", re.ASCII)
+_CODE = re.compile(r"[A-Za-z]\w{0,15}:\w{1,16}", re.ASCII)
 _WKT = re.compile(
     r"\s*(?:(?:MULTI)?(?:POINT|LINESTRING|POLYGON)|GEOMETRYCOLLECTION|LINEARRING)\s*(?:Z|M|ZM)?\s*(?:\(|EMPTY)",
     re.IGNORECASE,
 )
-_URN = re.compile(r"urn:ogc:def:crs:(\w+):[\d.]*:(\w+)", re.IGNORECASE | re.ASCII)
+#: Names of coordinate systems that hold a code: URNs and URLs of OGC (OGC 09-048r3, GML 2). Nothing is fetched.
+_NAMED = tuple(
+    re.compile(form, re.IGNORECASE | re.ASCII)
+    for form in (
+        r"urn:(?:x-)?ogc:def:crs:(?P<authority>\w{1,16}):(?:[\d.]{0,16}:)?(?P<code>\w{1,16})",
+        r"https?://(?:www\.)?opengis\.net/def/crs/(?P<authority>\w{1,16})/[\d.]{1,16}/(?P<code>\w{1,16})",
+        r"https?://(?:www\.)?opengis\.net/gml/srs/(?P<authority>epsg)\.xml#(?P<code>\d{1,16})",
+    )
+)
+#: The same for us: x is the longitude in all of them.
+_LIKE_WGS84 = frozenset({"OGC:CRS84", "CRS84", "WGS84", "WGS 84"})
 _FORMS = (
     "a bounding box WEST,SOUTH,EAST,NORTH[,EPSG:CODE], WKT, EWKT (SRID=CODE;POLYGON((…))), GeoJSON, or a file with one "
     "of these"
@@ -141,6 +151,7 @@ def _geometries(document: dict[str, Any]) -> list[Any]:
     features = document.get("features") if document.get("type") == "FeatureCollection" else [document]
     if not isinstance(features, list):
         raise TypeError("its features are no list")
+    features = [feature for feature in features if feature is not None]  # as some programs write what they leave out
     if not all(isinstance(feature, dict) for feature in features):
         raise TypeError("one of its features is no object")
     parts = [f.get("geometry") if f.get("type") == "Feature" else f for f in features]
@@ -162,14 +173,14 @@ def _crs_of(document: dict[str, Any]) -> str:
     name = properties.get("name") if isinstance(properties, dict) else None
     if not isinstance(name, str):
         return _WGS84
-    urn = _URN.fullmatch(name)
-    return f"{urn[1]}:{urn[2]}" if urn else name
+    found = next(filter(None, (form.fullmatch(name) for form in _NAMED)), None)
+    return f"{found['authority'].upper()}:{found['code']}" if found else name
 
 
 def _crs(code: str, *, said: str) -> CRS:
     if code.isdigit():
         code = f"EPSG:{code}"
-    if code.upper() == "OGC:CRS84":  # the same for us: x is the longitude in either
+    if code.upper() in _LIKE_WGS84:
         code = _WGS84
     unknown = UsageError(
         f"{said} is in {code[:_SHOWN]!r}, which is no coordinate system known here: give a code such as EPSG:32633"

@@ -39,7 +39,8 @@ _CORRUPT = (imagecodecs.DeflateError, imagecodecs.LzwError, imagecodecs.ZstdErro
 _DIFFERENCES = 2
 _MOST_BITS = 16
 _LONGEST_SIDE = 2**17
-_LONGEST_BLOCK_SIDE = 2**11
+#: What decoding such a block takes is held against the budget.
+_LONGEST_BLOCK_SIDE = 2**12
 #: What the coders make at most of blocks that cannot be compressed, beside their own length.
 _SLACK_BYTES = 4096
 _BYTES_PER_PIXEL = 2
@@ -141,7 +142,7 @@ def index_cog_steps(name: str, size: int) -> Generator[ByteRange, bytes, CogInde
     bits, compression, has_differences = _storage(tags)
     down, across = -(-height // tile_height), -(-width // tile_width)
     if down * across > MOST_BLOCKS:
-        raise damaged(name, f"it has {down} x {across} blocks, at most {MOST_BLOCKS} are read")
+        raise _unfit(name, f"has {down} x {across} blocks", f"at most {MOST_BLOCKS} are read, this layout is not")
     kind = _COMPRESSIONS[compression][0]
     words = (f"blocks {tile_width}x{tile_height}", f"{bits} bit", kind, "differences" if has_differences else "")
     return CogIndex(
@@ -163,8 +164,14 @@ def index_cog_steps(name: str, size: int) -> Generator[ByteRange, bytes, CogInde
 def _check_sides(name: str, height: int, width: int, tile_height: int, tile_width: int) -> None:
     if not (0 < height <= _LONGEST_SIDE and 0 < width <= _LONGEST_SIDE):
         raise damaged(name, f"it has {height} x {width} pixels, 1 to {_LONGEST_SIDE} on a side are read")
-    if not (0 < tile_height <= _LONGEST_BLOCK_SIDE and 0 < tile_width <= _LONGEST_BLOCK_SIDE):
-        raise damaged(name, f"its blocks have {tile_height} x {tile_width} pixels, 1 to {_LONGEST_BLOCK_SIDE} are read")
+    if not (tile_height and tile_width):
+        raise damaged(name, f"its blocks have {tile_height} x {tile_width} pixels")
+    if max(tile_height, tile_width) > _LONGEST_BLOCK_SIDE:
+        raise _unfit(
+            name,
+            f"has blocks of {tile_height} x {tile_width} pixels",
+            f"1 to {_LONGEST_BLOCK_SIDE} on a side are read, this layout is not",
+        )
 
 
 def _storage(tags: TiffTags) -> tuple[int, int, bool]:

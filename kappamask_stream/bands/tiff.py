@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 #: Holds the directory and the block table of a COG of Sentinel-2's size: one read in most cases.
 _FIRST_READ = 16 * 1024
 _MOST_TAGS = 500
-#: Each of them is kept, for every band: blocks of 128 pixels in a 10 m band are 7,396.
-MOST_BLOCKS = 2**14
+#: Each of them is kept, for every band: blocks of 64 pixels in a 10 m band are 29,584.
+MOST_BLOCKS = 2**15
 #: Of a tag that is no table of blocks.
 _MOST_VALUES = 2**10
 

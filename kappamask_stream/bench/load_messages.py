@@ -50,7 +50,8 @@ class Connect:
             server_wait_s=self.settings.server_wait_s,
             shared_memory=self.settings.shared_memory == "auto",
             memory_key=self.memory_key,
-            canary_s=0.0,  # on connecting only: nothing else is to be measured
+            priority=self.settings.priority or "interactive",
+            canary_s=0.0,  # on connecting, and where there is reason to doubt: nothing else is to be measured
         )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from kappamask_stream.contract import ModelContract
     from kappamask_stream.inference import TileRequest
+    from kappamask_stream.inference.types import Priority
 
 #: A class is a step of so many DN (2^10 = 1024: 0.1 of reflectance), over squares of so many pixels of the mask. So a
 #: mask is compressed to about as many bytes as KappaMask's, its overviews included.
@@ -26,6 +27,8 @@ class NullClient:
     It is the first band of reflectances at the resolution nearest to the mask's; the classes that mean something take
     turns over its values. That is no cloud mask, but one as finely structured.
     """
+
+    priority: Priority | None = None
 
     def __init__(self, contract: ModelContract) -> None:
         self.contract = contract

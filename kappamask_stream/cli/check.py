@@ -234,10 +234,12 @@ def _page(report: dict[str, Any]) -> str:
         )
     elif not reference:
         lines.append("no reference is known: --repository DIR, or LABELS in --tiles FILE, would give one")
-    if report.get("canary") is None:
-        lines.append("no canary: the contract knows no tile's answer, clients cannot see whether answers are right")
-    else:
+    if report.get("canary") is not None:
         lines.append(f"canary: {report['canary']:.5f} of the pixels have the class that the contract knows")
+    elif report.get("has_canary", True):
+        lines.append("canary: not asked")
+    else:
+        lines.append("no canary: the contract knows no tile's answer, clients cannot see whether answers are right")
     lines.append("passed" if report["passed"] else f"failed: {'; '.join(report['faults'])}")
     return "\n".join(lines)
 

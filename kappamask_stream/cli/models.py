@@ -108,7 +108,10 @@ def build(
     weights = weights or _cache().verified(model)
     arguments = ["build", model, "--repository", str(repository or environment.repository), "--flavour", flavour]
     arguments += ["--weights", str(weights)] if weights else []
-    typer.echo(environment.call(arguments)[-1]["path"])
+    *said, built = environment.call(arguments)
+    for event in said:
+        typer.echo(event["text"], err=True)
+    typer.echo(built["path"])
 
 
 @app.command()

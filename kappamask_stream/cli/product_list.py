@@ -63,6 +63,8 @@ def _lines_of(file: str) -> list[str]:
     try:
         content = sys.stdin.buffer.read() if file == STDIN else Path(file).expanduser().read_bytes()
     except OSError as error:
+        if file == STDIN:
+            raise UsageError(f"stdin, which - stands for, cannot be read: {error.strerror}: is it closed?") from error
         raise UsageError(f"--products-file {file} cannot be read: {error.strerror}") from error
     lines = (line.strip() for line in os.fsdecode(content).splitlines())
     wanted = [line for line in lines if line and not line.startswith("#")]

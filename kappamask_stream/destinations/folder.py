@@ -9,9 +9,10 @@ import tempfile
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kappamask_stream.atomic import output_error, publish, remove_stale
+from kappamask_stream.atomic import output_error, publish
 from kappamask_stream.cog import FoundMask, inspect_mask
 from kappamask_stream.errors import OutputError
+from kappamask_stream.leftovers import tidy
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ class FolderDestination:
         """See `Destination.missing`; a directory keeps no metadata, its files are renamed together."""
         return await in_thread(None, self._missing, names)
 
+    async def foreign(self, names: Sequence[str], *, fingerprint: str) -> list[str]:  # noqa: ARG002
+        """See `Destination.foreign`; a directory keeps no metadata, its files are renamed together."""
+        return []
+
     async def has(self, name: str, *, size: int, sha256: str) -> bool:
         """See `Destination.has`; the file is read."""
         return await in_thread(None, self._has, self.folder / name, size, sha256)
@@ -74,7 +79,7 @@ class FolderDestination:
 
     async def tidy(self, names: Sequence[str]) -> None:
         """See `Destination.tidy`."""
-        await in_thread(None, remove_stale, [self.folder / name for name in names])
+        await in_thread(None, tidy, [self.folder / name for name in names])
 
     async def publish(self, files: Sequence[OutputFile], *, stale: Sequence[str] = ()) -> None:
         """See `Destination.publish`."""

@@ -28,6 +28,10 @@ class Nowhere:
         """Miss everything."""
         return list(names)
 
+    async def foreign(self, names: Sequence[str], *, fingerprint: str) -> list[str]:  # noqa: ARG002
+        """Have none."""
+        return []
+
     async def has(self, name: str, *, size: int, sha256: str) -> bool:  # noqa: ARG002
         """Have nothing."""
         return False

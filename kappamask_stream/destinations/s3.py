@@ -64,16 +64,14 @@ class S3Destination:
 
     async def missing(self, names: Sequence[str], *, fingerprint: str | None = None) -> list[str]:
         """See `Destination.missing`."""
-        gone: set[str] = set()
+        told = await self._told_fingerprints(names)
+        kept = {name for name, of in told.items() if fingerprint is None or of in (None, fingerprint)}
+        return [name for name in names if name not in kept]
 
-        async def look(name: str) -> None:
-            found = await self._client.head(self._bucket, self._key(name))
-            if found is None or (fingerprint and found.metadata.get("fingerprint", fingerprint) != fingerprint):
-                gone.add(name)
-
-        with self._told("look for"):
-            await _each(names, look)
-        return [name for name in names if name in gone]
+    async def foreign(self, names: Sequence[str], *, fingerprint: str) -> list[str]:
+        """See `Destination.foreign`."""
+        told = await self._told_fingerprints(names)
+        return [name for name in names if told.get(name, fingerprint) not in (None, fingerprint)]
 
     async def has(self, name: str, *, size: int, sha256: str) -> bool:
         """See `Destination.has`."""
@@ -103,6 +101,7 @@ class S3Destination:
 
     async def publish(self, files: Sequence[OutputFile], *, stale: Sequence[str] = ()) -> None:
         """See `Destination.publish`; what is there when a failure or cancellation comes stays."""
+        await self.remove(stale[:1])  # an Item of other files than those that will lie beside it
         for file in files:
             metadata = await _metadata(file)
             with self._told("write"):
@@ -135,6 +134,19 @@ class S3Destination:
 
     async def discard(self) -> None:
         """See `Destination.discard`: a store has no folders, nothing is to be removed."""
+
+    async def _told_fingerprints(self, names: Sequence[str]) -> dict[str, str | None]:
+        """Return, of those that are there, which mask each says that it belongs to; None where it says nothing."""
+        told: dict[str, str | None] = {}
+
+        async def look(name: str) -> None:
+            found = await self._client.head(self._bucket, self._key(name))
+            if found is not None:
+                told[name] = found.metadata.get("fingerprint")
+
+        with self._told("look for"):
+            await _each(names, look)
+        return told
 
     def _key(self, name: str) -> str:
         return f"{self._folder}{name}"

@@ -64,6 +64,16 @@ class Destination(Protocol):
         """
         ...
 
+    async def foreign(self, names: Sequence[str], *, fingerprint: str) -> list[str]:
+        """Return those of `names` that are there and whose metadata name another mask; none where there are none.
+
+        Raises
+        ------
+        OutputError
+            If they cannot be looked at.
+        """
+        ...
+
     async def has(self, name: str, *, size: int, sha256: str) -> bool:
         """Tell whether a file is there with this content.
 
@@ -112,7 +122,14 @@ class Destination(Protocol):
         ...
 
     async def tidy(self, names: Sequence[str]) -> None:
-        """Remove what writers of these names left that were killed; what cannot be removed stays."""
+        """Undo what writers of these names that were killed had begun, and remove what they left.
+
+        What cannot be undone or removed stays.
+
+        Parameters
+        ----------
+        names : what had been moved aside comes back in this order; other files of the same writer before the last one.
+        """
         ...
 
     async def publish(self, files: Sequence[OutputFile], *, stale: Sequence[str] = ()) -> None:
@@ -121,9 +138,9 @@ class Destination(Protocol):
         Parameters
         ----------
         files : of one product.
-        stale : names of what the new files make worthless. A store removes those that are none of `files` when all of
-            them are written, not before; a directory takes all of them away in this order, then gives the new files
-            their names, all within a moment.
+        stale : names of what the new files make worthless; the first one lists the others. A store removes it before
+            anything is written, and those that are none of `files` when all of these are written, not before; a
+            directory takes all of them away in this order, then gives the new files their names, all within a moment.
 
         Raises
         ------

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from kappamask_stream.inference.endpoint import Endpoint
     from kappamask_stream.inference.origin import Origin
+    from kappamask_stream.inference.reconnects import Reconnects
     from kappamask_stream.inference.tensors import TileLayout
 
 _LARGEST_MESSAGE = 2**31 - 1
@@ -72,6 +73,7 @@ class Connection:
     memory : shared with the server, where it is on this machine and lets us.
     one : requests go to one of them as long as it answers: its counters can be compared with earlier ones.
     files : digest of the TLS files.
+    reconnects : of `infer`.
     """
 
     endpoint: Endpoint
@@ -81,6 +83,7 @@ class Connection:
     memory: RegionPool
     one: InferenceServerClient
     files: str
+    reconnects: Reconnects
 
     @classmethod
     def open(
@@ -112,14 +115,16 @@ class Connection:
         one = channel
         if not endpoint.is_one_server:
             one = _channel(endpoint, security, channel_arguments(infer_timeout_s, balanced=False))
+        infer = _model_infer(endpoint, security, arguments)
         return cls(
             endpoint=endpoint,
             security=security,
             channel=channel,
-            infer=_model_infer(endpoint, security, arguments),
+            infer=infer,
             memory=memory,
             one=one,
             files=security.digest(),
+            reconnects=infer.reconnects(),
         )
 
     async def exchange(
@@ -180,6 +185,7 @@ class Connection:
     async def aclose(self) -> None:
         """Give shared memory back and close the channels."""
         try:
+            await self.reconnects.aclose()
             await self.memory.aclose()
         finally:
             await self.infer.aclose()

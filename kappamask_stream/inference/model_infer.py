@@ -14,6 +14,7 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from kappamask_stream.inference.grpc_errors import closed, unless_closed
+from kappamask_stream.inference.reconnects import Reconnects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +63,10 @@ class ModelInfer:
             raise InferenceServerException(msg=error.details(), status=str(error.code())) from error
         except grpc.aio.UsageError as error:  # what gRPC says of a channel that is closed
             raise closed() from error
+
+    def reconnects(self) -> Reconnects:
+        """Begin to count how often the connection is lost; who closes this, closes that before."""
+        return Reconnects(self._channel)
 
     async def aclose(self) -> None:
         """Close the channel."""

@@ -41,7 +41,7 @@ class RetryPolicy:
     attempts : times that a tile is sent when it times out or the server fails on it.
     server_wait_s : seconds for which an endpoint that does not answer is tried again.
     overload_wait_s : seconds for which a tile is sent again while the server's queue is full.
-    urgent_after_s : seconds since its first failure after which a tile goes in the interactive lane.
+    urgent_after_s : seconds since its first failure after which a tile of a backlog goes in the interactive lane.
     backoff_s, backoff_max_s : first and longest pause; pauses double, each is drawn from [half, whole].
     """
 
@@ -70,8 +70,9 @@ async def infer_with_retry(
     """Send a tile until it is answered or the policy's patience ends. The caller holds no slot; one is taken per try.
 
     A full queue lowers the window's limit and costs patience of its own; a dead endpoint is tried for
-    `server_wait_s`; a request that times out or that the server fails on is sent `attempts` times. A tile that has
-    timed out, or failed for `urgent_after_s`, goes in the interactive lane, two at a time: its own may be starved.
+    `server_wait_s`; a request that times out or that the server fails on is sent `attempts` times. A tile of a backlog
+    that has timed out, or failed for `urgent_after_s`, goes in the interactive lane, two at a time: its own may be
+    starved. A canary that is not answered is no failure of the tiles that wait for it, and has the same patience again.
 
     Parameters
     ----------
@@ -82,16 +83,18 @@ async def infer_with_retry(
     ServerError
         The last failure, naming the tile, the cause and the remedy.
     """
-    patience = _Patience(policy, request.name, on_retry)
+    patience, of_canary = (_Patience(policy, request.name, on_retry) for _ in range(2))
     while True:
         try:
             async with window.urgent if request.urgent else nullcontext(), window.slot():
                 result = await client.infer(request)
         except _WORTH_ANOTHER as error:
-            if isinstance(error, ServerOverloadedError):
-                window.overloaded()
+            if error.is_of_canary:
+                await of_canary.bear(error)
+                continue
             await patience.bear(error)
-            if isinstance(error, InferenceTimeoutError) or patience.lasts_s > policy.urgent_after_s:
+            is_late = isinstance(error, InferenceTimeoutError) or patience.lasts_s > policy.urgent_after_s
+            if is_late and client.priority != "interactive":
                 request = replace(request, urgent=True)
         else:
             window.answered()

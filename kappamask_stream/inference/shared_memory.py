@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from kappamask_stream.whereabouts import pid_namespace
+
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
@@ -108,7 +110,7 @@ def is_of_the_dead(name: str) -> bool:
     Process ids of another namespace (a container's) say nothing here, and other users' processes may be hidden.
     """
     match = _NAME.fullmatch(name)
-    if match is None or (int(match[1]), int(match[2])) != (_namespace(), os.getuid()):
+    if match is None or (int(match[1]), int(match[2])) != (pid_namespace(), os.getuid()):
         return False
     return _start(match[3]) != int(match[4])
 
@@ -135,12 +137,7 @@ def _room() -> tuple[int, int]:
 
 
 def _new_name() -> str:
-    return f"kappamask-{_namespace()}-{os.getuid()}-{os.getpid()}-{_start(_OWN)}-{secrets.token_hex(16)}"
-
-
-def _namespace() -> int:
-    """Return the number of this process's namespace of process ids."""
-    return Path("/proc/self/ns/pid").stat().st_ino
+    return f"kappamask-{pid_namespace()}-{os.getuid()}-{os.getpid()}-{_start(_OWN)}-{secrets.token_hex(16)}"
 
 
 def _start(process: str) -> int | None:

@@ -189,8 +189,8 @@ def checked_answer(tensors: Mapping[str, NDArray[Any] | None], contract: ModelCo
     Raises
     ------
     AnswerError
-        If a tensor has not the contract's shape, holds classes that nobody knows, or LABELS are not the likeliest
-        classes of PROBABILITIES.
+        If a tensor has not the contract's shape, holds classes that nobody knows, or, of a model with a canary, LABELS
+        are not the likeliest classes of PROBABILITIES. Others may choose classes in another way, by a threshold say.
     InferenceError
         If it holds the fault value.
     """
@@ -206,7 +206,7 @@ def checked_answer(tensors: Mapping[str, NDArray[Any] | None], contract: ModelCo
     assert labels is not None  # noqa: S101 - checked above, for the type checker
     _require_known(labels, contract, endpoint)
     probabilities = tensors.get("PROBABILITIES")
-    if probabilities is not None:
+    if probabilities is not None and contract.canary is not None:
         _require_likeliest(labels[0], probabilities[0], contract, endpoint)
     return InferResult(labels=labels[0], probabilities=None if probabilities is None else probabilities[0])
 

@@ -14,14 +14,12 @@ from kappamask_stream.errors import (
     CanaryError,
     ContractError,
     InferenceError,
-    InferenceTimeoutError,
     ModelChangedError,
     ServerError,
     ServerFaultError,
-    ServerOverloadedError,
     ServerUnavailableError,
 )
-from kappamask_stream.inference.canary_watch import CanaryWatch
+from kappamask_stream.inference.canary_watch import PASSING, CanaryWatch
 from kappamask_stream.inference.channel import Connection
 from kappamask_stream.inference.endpoint import parse_endpoint
 from kappamask_stream.inference.first_contract import contract_of, first_contract
@@ -49,8 +47,6 @@ if TYPE_CHECKING:
 _CONFIRM_S = 30.0
 #: Times that they are asked while tiles flow; the next look asks the next ones.
 _PASSING_READS = 2
-#: Why a canary may not be answered on connecting: the first tile asks for it again, and has patience.
-_PASSING = (ServerUnavailableError, ServerOverloadedError, InferenceTimeoutError, ServerFaultError)
 
 
 class TritonClient:
@@ -62,10 +58,11 @@ class TritonClient:
     the next one may lead to another server. Where it does not hold, because other weights were deployed or not all
     servers have them yet, this and all later calls of `infer` fail: a mask of two networks is no mask. So they do where
     servers answer the canary wrongly (`CanaryWatch`), which is asked for on connecting, every `canary_s` seconds while
-    there is something to do, after a connection was lost, and after an answer that cannot be used.
+    there is something to do, after a connection was lost, even where no request was, and after an answer that cannot
+    be used.
 
-    State: when it was last seen to hold, how often there was reason to doubt it, and the error with which it was found
-    that it holds no longer, or that answers are wrong.
+    State: when it was last seen to hold, how often there was reason to doubt it, how often the connection had been lost
+    by then, and the error with which it was found that it holds no longer, or that answers are wrong.
     """
 
     def __init__(
@@ -81,8 +78,11 @@ class TritonClient:
         self.endpoint = connection.endpoint.text
         self.connection = connection
         self._infer_timeout_s = infer_timeout_s
-        self._priority, self._canary_s = priority, canary_s
-        self._canary = CanaryWatch(connection, contract, self._answer, every_s=canary_s)
+        self.priority, self._canary_s = priority, canary_s
+        self._canary = CanaryWatch(
+            connection, contract, self._answer, every_s=canary_s, infer_timeout_s=infer_timeout_s
+        )
+        self._reconnects = connection.reconnects.count
         self._layouts = {asked: TileLayout.of(contract, probabilities=asked) for asked in (False, True)}
         self._outdated: ContractError | CanaryError | None = None
         self._confirmed_at = asyncio.get_running_loop().time()
@@ -125,8 +125,8 @@ class TritonClient:
         shared_memory : tiles go through it where the server is on this machine and lets us; False: never.
         memory_key : the server's key for it, where it wants one.
         priority : lane of all tiles; None: the model's default, which is the backlog's in configurations of ours.
-        canary_s : seconds after which the canary is asked for again; 0: only where there is reason to; None: never,
-            for those who look into a server that answers wrongly.
+        canary_s : seconds after which the canary is asked for again; 0: on connecting, and where there is reason to
+            doubt; None: never, for those who look into a server that answers wrongly.
 
         Raises
         ------
@@ -152,7 +152,7 @@ class TritonClient:
             contract = await first_contract(connection, model, server_wait_s)
             made = cls(connection, contract, infer_timeout_s, priority=priority, canary_s=canary_s)
             await made.settle_transport()
-            with suppress(*_PASSING):
+            with suppress(*PASSING):  # the first tile asks for it again, and has patience
                 await made.confirm_answers()
         except BaseException:
             await connection.aclose()
@@ -180,12 +180,13 @@ class TritonClient:
     def is_doubtful(self) -> bool:
         """True where it is time to `confirm` the contract, or where it holds no longer, or answers are wrong."""
         age = asyncio.get_running_loop().time() - self._confirmed_at
-        return self._outdated is not None or age > _CONFIRM_S
+        return self._outdated is not None or age > _CONFIRM_S or self._reconnects != self.connection.reconnects.count
 
     async def confirm(self, reads: int = READS) -> None:
         """Look whether servers serve what the contract says and answer rightly; else this client is of no more use.
 
-        So after it the canary was answered rightly, `canary_s` seconds ago at most.
+        So after it the canary was answered rightly, `canary_s` seconds ago at most (0: on connecting, or since there
+        was reason to doubt), by each server that is listed and was there to answer it.
 
         Parameters
         ----------
@@ -203,12 +204,17 @@ class TritonClient:
             If nothing was learnt: nobody answers, or refuses.
         """
         await self._confirm_contract(reads)
-        await self.confirm_answers()
+        await self.confirm_answers(everybody=True)
 
-    async def confirm_answers(self) -> None:
-        """Have the canary answered, where that is due; raises as `confirm` does."""
+    async def confirm_answers(self, *, everybody: bool = False) -> None:
+        """Have the canary answered, where that is due; raises as `confirm` does.
+
+        Parameters
+        ----------
+        everybody : see `CanaryWatch.check`.
+        """
         try:
-            await self._canary.check()
+            await self._canary.check(everybody=everybody)
         except CanaryError as error:
             self._outdated = error
             raise
@@ -223,6 +229,9 @@ class TritonClient:
 
     async def _confirm_contract(self, reads: int) -> None:
         self._require_current()
+        if self._reconnects != (count := self.connection.reconnects.count):
+            self._reconnects = count
+            self._doubt()
         began, doubts = asyncio.get_running_loop().time(), self._doubts
         try:
             served = await contract_of(self.connection, self.contract.name, reads)
@@ -256,7 +265,7 @@ class TritonClient:
             if not decisive_differences(self.contract, served):  # the servers have come to agree on the old one again
                 served = self.contract if served.canary is None else served
             made = type(self)(
-                self.connection, served, self._infer_timeout_s, priority=self._priority, canary_s=self._canary_s
+                self.connection, served, self._infer_timeout_s, priority=self.priority, canary_s=self._canary_s
             )
             await made.confirm_answers()
             return made
@@ -316,7 +325,7 @@ class TritonClient:
         """Send one tile over a connection; see `InferenceClient.infer` for the errors."""
         layout, endpoint = self._layouts[request.probabilities], connection.endpoint.text
         arrays = arrays_of(request, layout, self.contract, endpoint)
-        lane = "interactive" if request.urgent else self._priority
+        lane = "interactive" if request.urgent else self.priority
         try:
             tensors = await connection.exchange(
                 self.contract.name,

@@ -102,6 +102,11 @@ class InferenceClient(Protocol):
 
     contract: ModelContract
 
+    @property
+    def priority(self) -> Priority | None:
+        """Lane of its tiles; None: the model's default."""
+        ...
+
     async def infer(self, request: TileRequest) -> InferResult:
         """Send one tile once.
 
@@ -123,7 +128,7 @@ class InferenceClient(Protocol):
         ...
 
     async def confirm(self) -> None:
-        """Look whether the server still serves what the contract says.
+        """Look whether the server still serves what the contract says, and answers rightly.
 
         Raises
         ------

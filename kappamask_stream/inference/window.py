@@ -7,6 +7,8 @@ from collections import deque
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
+from kappamask_stream.errors import ServerOverloadedError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -31,14 +33,15 @@ class InFlightWindow:
     ----------
     urgent : limits those that are in the interactive lane because they are late; taken before a slot.
 
-    State: `_in_flight`, `_limit` (between 1 and maximum, fractional) and the waiting futures, oldest first.
+    State: `_in_flight`, `_limit` (between 1 and maximum, fractional), how often that was lowered, and the waiting
+    futures, oldest first.
     """
 
     def __init__(self, maximum: int) -> None:
         self.maximum = maximum
         self.urgent = asyncio.Semaphore(_URGENT)
         self._limit = float(maximum)
-        self._in_flight = 0
+        self._in_flight = self._lowered = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @classmethod
@@ -66,10 +69,19 @@ class InFlightWindow:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Hold one slot for the duration of the block."""
+        """Hold one slot for the duration of the block; lower the limit where it ends as the server's queue is full.
+
+        A full queue turns away many at once, and says nothing new to those that were sent before the limit was lowered:
+        they lower it no further.
+        """
         await self.acquire()
+        lowered = self._lowered
         try:
             yield
+        except ServerOverloadedError:
+            if lowered == self._lowered:
+                self.overloaded()
+            raise
         finally:
             self.release()
 
@@ -97,6 +109,7 @@ class InFlightWindow:
 
     def overloaded(self) -> None:
         """Take note that the server's queue was full."""
+        self._lowered += 1
         self._limit = max(1.0, min(self._limit, float(self._in_flight or 1)) * _DECREASE)
 
     def answered(self) -> None:

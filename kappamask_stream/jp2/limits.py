@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _MOST_PIXELS = 2**31
 _MOST_PIXELS_AT_ONCE = 2**28
-#: Each of them is kept, for every band: tiles of 86 pixels in a 10 m band.
-_MOST_TILES = 2**14
+#: Each of them is kept, for every band: tiles of 64 pixels in a 10 m band are 29,584.
+_MOST_TILES = 2**15
 #: Coded data of 16 bits have two bytes a pixel, and packet headers; beside them are a tile's header segments.
 _MOST_BYTES_PER_PIXEL, _CODED_SLACK_BYTES = 8, 2**22
 #: In a header: TLM, PPM, PLM and PLT may each be 256.
@@ -103,4 +103,6 @@ def damaged(name: str, what: str) -> CodestreamError:
 
 def _at_most(name: str, value: int, most: int, what: str) -> None:
     if value > most:
-        raise damaged(name, f"its header announces {value} {what}, at most {most} are read")
+        raise CodestreamError(
+            f"{name}: its header announces {value} {what}, at most {most} are read: this layout is not read"
+        )

@@ -156,7 +156,7 @@ class SqsQueue:
 
     def _taken(self, said: Mapping[str, Any], draft: Draft) -> str | QueueError:
         """Return a sent message's id, or that the queue has taken another text: its digest tells."""
-        if said.get("MD5OfMessageBody", _digest(draft.body)) == _digest(draft.body):
+        if _is_digest(said.get("MD5OfMessageBody"), draft.body):
             return str(said["MessageId"])
         return QueueUnavailableError(f"{self._what}: it has taken another text than was sent: see MD5OfMessageBody")
 
@@ -203,17 +203,16 @@ def _entry(draft: Draft) -> dict[str, Any]:
     return {**entry, "DelaySeconds": draft.delay_s} if draft.delay_s else entry
 
 
-def _digest(text: str) -> str:
-    """Return the MD5 that SQS tells of a text."""
-    return hashlib.md5(text.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
+def _is_digest(said: str | None, text: str) -> bool:
+    """Tell whether this is the MD5 that SQS tells of a text; a service that tells none is believed."""
+    digest = hashlib.md5(text.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
+    return (said or digest).lower() == digest
 
 
 def _changed(answer: Mapping[str, Any]) -> set[str]:
-    """Return the ids of received messages whose bodies changed on their way; without a digest they are believed."""
+    """Return the ids of received messages whose bodies changed on their way."""
     return {
-        said["MessageId"]
-        for said in answer.get("Messages", [])
-        if said.get("MD5OfBody", _digest(said["Body"])) != _digest(said["Body"])
+        said["MessageId"] for said in answer.get("Messages", []) if not _is_digest(said.get("MD5OfBody"), said["Body"])
     }
 
 

@@ -26,6 +26,7 @@ _DEEPEST = 16
 #: Size in bytes and time of the last change in ns: what tells versions of a file apart. Not the inode, which some
 #: network file systems make up as they go.
 _Version = tuple[int, int]
+_NS = 10**9
 #: Opening a named pipe must not wait for its other end.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 
@@ -123,10 +124,10 @@ class DirectorySource:
         status = os.fstat(descriptor)
         now = status.st_size, status.st_mtime_ns
         before = self._versions.setdefault(checked_path(path, said_by=self.label), now)
-        if now != before:
+        if (difference := _difference(before, now)) is not None:
             raise StoreChangedError(
-                f"{full} was changed or replaced while it was read (it had {before[0]} bytes, it has {now[0]}): bytes "
-                "of two versions are not mixed, run again"
+                f"{full} was changed or replaced while it was read ({difference}): bytes of two versions are not "
+                "mixed, run again"
             )
 
     @contextmanager
@@ -147,6 +148,20 @@ class DirectorySource:
             raise ProductError(f"{full} is not there (or a link to nothing): fetch the product again") from error
         except OSError as error:
             raise ProductError(f"cannot read {full}: {error.strerror}") from error
+
+
+def _difference(before: _Version, now: _Version) -> str | None:
+    """Say in what two versions of a file differ; None where they are one.
+
+    Network file systems say the time to the nanosecond while they remember it, and to the second when they are asked
+    anew: where one of two times has no part of a second, only whole seconds are compared.
+    """
+    if before[0] != now[0]:
+        return f"it had {before[0]} bytes, it has {now[0]}"
+    (second, part), (now_second, now_part) = (divmod(version[1], _NS) for version in (before, now))
+    if second == now_second and (part == now_part or not part or not now_part):
+        return None
+    return f"it was last changed at {second}.{part:09} s, now at {now_second}.{now_part:09} s"
 
 
 def _list(root: Path) -> dict[str, _Version]:

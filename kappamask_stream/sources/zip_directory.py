@@ -32,6 +32,8 @@ _ENCRYPTED, _DESCRIPTOR, _STRONG, _UTF8, _MASKED = 0x1, 0x8, 0x40, 0x800, 0x2000
 _METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 _ZIP64_ID = 0x0001
 _UNSAID = 0xFFFFFFFF
+#: How what is read from a product's archive ends.
+_OF_PRODUCTS = (".xml", ".jp2", ".safe")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +131,11 @@ def parse_directory(label: str, size: int, start: int, tail: bytes) -> dict[str,
     starts = [*(info.header_offset for info in infos), directory_start]
     members = [_member(label, info, end) for info, end in zip(infos, starts[1:], strict=True)]
     files: dict[str, Member] = {}
-    # Where case does not count, or letters have several codes, these are one file.
+    # Where case does not count, or letters have several codes, these are one file. What is never read may be double.
     alike: dict[str, str] = {}
     for member, info in zip(members, infos, strict=True):
-        other = alike.setdefault(unicodedata.normalize("NFKC", member.path).casefold(), member.path)
+        folded = unicodedata.normalize("NFKC", member.path).casefold()
+        other = alike.setdefault(folded, member.path) if folded.endswith(_OF_PRODUCTS) else member.path
         if member.path in files or other != member.path:
             what = "twice" if member.path in files else f"and {other}"
             raise ProductError(f"{label} holds {member.path} {what}: it cannot be told which one is meant")

@@ -45,6 +45,8 @@ MISSION_BBOX = (-180.0, -56.0, 180.0, 84.0)
 MISSION_START = "2015-06-23T00:00:00Z"
 
 _NUMBERS = re.compile(r"\[(?:\n *[-+.\deE]+,?)+\n *\]", re.ASCII)
+#: What a class name of the classification extension may not hold.
+_NO_NAME = re.compile(r"[^0-9A-Za-z_-]+", re.ASCII)
 _MEANING = {
     "UNDEFINED": "The network could not tell.",
     "CLEAR": "Ground or water without cloud or cloud shadow.",
@@ -71,9 +73,12 @@ def classes(contract: ModelContract, shares: Mapping[str, float] | None = None) 
 
 
 def _class(entry: MaskClass, nodata: int, shares: Mapping[str, float] | None) -> dict[str, Any]:
+    # The extension's names are for machines; a network of one's own may call its classes as people do.
+    name = _NO_NAME.sub("_", entry.name).strip("_") or f"class_{entry.value}"
     said: dict[str, Any] = {
         "value": entry.value,
-        "name": entry.name,
+        "name": name,
+        **({} if name == entry.name else {"title": entry.name}),
         "description": _MEANING.get(entry.name, entry.name),
         "color_hint": "".join(f"{part:02X}" for part in entry.colour),
         "nodata": entry.value == nodata,

@@ -119,6 +119,16 @@ async def test_another_masks_file_is_missing_where_the_place_can_tell(place: Des
     assert others == (["a", "c"] if place.label.startswith("s3://") else ["c"])
 
 
+async def test_what_says_that_it_is_another_masks_is_told_from_what_says_nothing_or_is_not_there(
+    place: Destination,
+) -> None:
+    await place.prepare(["a"])
+    await place.publish([file("a", [b"1"]), OutputFile(name="b", content=[b"2"], media_type="text/plain")])
+    assert await place.foreign(["a", "b", "c"], fingerprint=FINGERPRINT) == []
+    others = await place.foreign(["a", "b", "c"], fingerprint="cd" * 32)
+    assert others == (["a"] if place.label.startswith("s3://") else [])
+
+
 async def test_what_is_stale_goes_with_publishing_and_nothing_else(place: Destination) -> None:
     await place.prepare(["m.tif"])
     names = ["m.png", "x/tile_0_0/p.png", "x/tile_0_1/p.png", "m.tif"]

@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from tests.faults.plant import plant
+from tests.faults.queue_crew import crew, products, whole
+from tests.integration.queue_servers import queue_server
 
-__all__ = ["plant"]
+__all__ = ["crew", "plant", "products", "queue_server", "whole"]

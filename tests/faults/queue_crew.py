@@ -26,7 +26,7 @@ from tests.stream.polling import DEADLINE_S, until
 from tests.stream.worker_fakes import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.integration.queue_servers import QueueServer, ServedQueue
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tests.integration.session import SessionServer
 
 BUCKET = "queue-products"
+_CREDENTIALS = {"ACCESS_KEY_ID": KEY_ID, "SECRET_ACCESS_KEY": SECRET, "EC2_METADATA_DISABLED": "true"}
 
 
 @dataclass(kw_only=True)
@@ -120,32 +121,25 @@ class Crew:
             fault.identical(path, undisturbed)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def products(
     session_server: SessionServer, moto_store: MotoStore, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Any]]:
-    """Settings of workers, with credentials in the environment and four products in a store."""
+) -> dict[str, Any]:
+    """Settings of workers, with four products in a store."""
     folder = tmp_path_factory.mktemp("queue-products")
     made = [small(folder, seed) for seed in (2, 3, 4, 5)]
     moto_store.fill(BUCKET, {key: data for path in made for key, data in safe_objects(path).items()})
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (
-            ("ACCESS_KEY_ID", KEY_ID),
-            ("SECRET_ACCESS_KEY", SECRET),
-            ("EC2_METADATA_DISABLED", "true"),
-        ):
-            patch.setenv(f"AWS_{name}", value)
-        yield {
-            "names": [path.name.removesuffix(".SAFE") for path in made],
-            "settings": {
-                "s3_endpoint": moto_store.endpoint, "triton": f"grpc://{session_server.address}", "listen": "none",
-                "spot": False, "allow": (f"s3://{BUCKET}/",), "visibility_s": 2, "queue_wait_s": 1, "retry_after_s": 1,
-                "retry_most_s": 2,
-            },
-        }  # fmt: skip
+    return {
+        "names": [path.name.removesuffix(".SAFE") for path in made],
+        "settings": {
+            "s3_endpoint": moto_store.endpoint, "triton": f"grpc://{session_server.address}", "listen": "none",
+            "spot": False, "allow": (f"s3://{BUCKET}/",), "visibility_s": 2, "queue_wait_s": 1, "retry_after_s": 1,
+            "retry_most_s": 2,
+        },
+    }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whole(
     products: dict[str, Any], queue_server: QueueServer, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, bytes]:
@@ -181,6 +175,8 @@ async def _crew(
         queue = queue_server.make_pair(receives=50)
         crew = Crew(queue=queue, proxy=proxy, endpoint=proxy.endpoint, output=output, whole=whole, **products)
         with pytest.MonkeyPatch.context() as patch:
+            for name, value in _CREDENTIALS.items():
+                patch.setenv(f"AWS_{name}", value)
             patch.setattr(assembly, "LogObserver", lambda: crew.seen)
             patch.setattr(assembly, "_PAUSE_S", 0.2)
             patch.setattr(settling, "_PATIENCE_S", 0.5)

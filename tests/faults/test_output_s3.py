@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import subprocess
@@ -17,7 +19,7 @@ from tests.faults.losing_relay import Fate, LosingRelay
 from tests.integration.local_state import PATIENCE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from tests.fault_table import Fault
     from tests.faults.plant import Plant
@@ -42,15 +44,14 @@ class Bucket:
         assert made == plant.whole
         self.writes = len(relay.written)
 
-    @property
-    def arguments(self) -> list[str]:
+    def arguments(self, options: Sequence[str] = EXTRAS) -> list[str]:
         there = ["--output", f"s3://{BUCKET}/masks", "--s3-endpoint", self.relay.endpoint]
-        return ["run", str(self._plant.product), "--model", "null_l2a", *there, *EXTRAS]
+        return ["run", str(self._plant.product), "--model", "null_l2a", *there, *options]
 
-    def run(self, fate: Mapping[int, Fate] | None = None) -> Ended:
+    def run(self, fate: Mapping[int, Fate] | None = None, options: Sequence[str] = EXTRAS) -> Ended:
         self.relay.begin(lambda number: (fate or {}).get(number, "none"))
         variables = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-        return self._plant.cli(*self.arguments, TMPDIR=str(self._plant.tmp), **variables)
+        return self._plant.cli(*self.arguments(options), TMPDIR=str(self._plant.tmp), **variables)
 
     def keys(self) -> list[str]:
         listing = ET.fromstring(self._store.content(BUCKET, ""))
@@ -66,6 +67,16 @@ class Bucket:
 
     def uploads(self) -> bool:
         return b"<UploadId>" in self._store.uploads(BUCKET)
+
+    def kill_at(self, number: int, options: Sequence[str] = EXTRAS) -> None:
+        """Kill a run when its n-th request that writes has been done."""
+        reached, go_on = threading.Event(), threading.Event()
+        self.relay.begin(lambda _: "none", partial(pause, number, reached, go_on))
+        command = [sys.executable, "-m", "kappamask_stream", *self.arguments(options)]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            assert reached.wait(PATIENCE_S)
+            process.kill()
+            go_on.set()
 
 
 @pytest.fixture(scope="module")
@@ -120,19 +131,57 @@ def test_permission_that_is_withdrawn(bucket: Bucket, plant: Plant, fault: Fault
 def test_killed_between_two_objects(bucket: Bucket, plant: Plant, fault: Fault) -> None:
     for number in numbers(bucket, fault, 1):
         bucket.empty()
-        command = [sys.executable, "-m", "kappamask_stream", *bucket.arguments]
-        reached, go_on = threading.Event(), threading.Event()
-        bucket.relay.begin(lambda _: "none", partial(pause, number, reached, go_on))
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            assert reached.wait(PATIENCE_S)
-            process.kill()
-            go_on.set()
+        bucket.kill_at(number)
         fault.injected()
         require_no_item_without_its_files(bucket)
         ended = bucket.run()
         assert ended.code == 0, ended.err
         assert bucket.content() == bucket.whole
         fault.outcome("the same command: byte-identical")
+
+
+#: Another mask of the same name, with files that the new one is not asked for.
+OTHER = ("--dilate", "cloud=40", "--overwrite", *EXTRAS)
+NEW = ("--stac", "--overwrite")
+
+
+@pytest.mark.fault("Process", "SIGKILL at every request while another mask is replaced on S3")
+def test_killed_while_another_mask_is_replaced(bucket: Bucket, fault: Fault) -> None:
+    """No Item tells of other files than those that lie there, and nothing of the other mask stays for ever."""
+    bucket.empty()
+    assert bucket.run(options=OTHER).code == 0
+    other = of_product(bucket)
+    assert bucket.run(options=NEW).code == 0
+    written, new = list(bucket.relay.written), of_product(bucket)
+    assert {name.rpartition("_20m")[2] for name in new} == {".tif", "_quicklook.png", ".json"}
+    assert all(bucket.whole[name] == data for name, data in new.items() if not name.endswith(".json"))
+    last = max(number for number, what in enumerate(written, 1) if "_20m.json" in what and what.startswith("PUT"))
+    for number in fault.amount([last], range(1, len(written) + 1)):
+        bucket.empty()
+        assert bucket.run(options=OTHER).code == 0
+        bucket.kill_at(number, NEW)
+        fault.injected()
+        require_true_items(bucket)
+        options, expected = (NEW, new) if number == last or number % 2 else (OTHER, other)
+        ended = bucket.run(options=options)
+        assert ended.code == 0, ended.err
+        assert of_product(bucket) == expected
+        fault.outcome("the next run of either: byte-identical, nothing of the other")
+
+
+def of_product(bucket: Bucket) -> dict[str, bytes]:
+    """What lies under the product's prefix: the Collection beside it tells of all masks that there ever were."""
+    return {name: data for name, data in bucket.content().items() if "/S2" in name}
+
+
+def require_true_items(bucket: Bucket) -> None:
+    """Assert that what an Item says of files beside it is so."""
+    content = bucket.content()
+    for name in [name for name in content if name.endswith("_20m.json")]:
+        for asset in json.loads(content[name])["assets"].values():
+            if "file:checksum" in asset and not asset["href"].endswith(".html"):
+                data = content[f"{name.rpartition('/')[0]}/{asset['href'].removeprefix('./')}"]
+                assert asset["file:checksum"] == f"1220{hashlib.sha256(data).hexdigest()}", asset["href"]
 
 
 def pause(at: int, reached: threading.Event, go_on: threading.Event, number: int) -> None:

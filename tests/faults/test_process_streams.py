@@ -10,10 +10,13 @@ import signal
 import subprocess
 import sys
 import termios
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
+from kappamask_stream.synth import write_product
 from tests.integration.local_state import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
@@ -42,6 +45,45 @@ def test_closed_files_are_no_hindrance_and_receive_nothing(plant: Plant, fault: 
         fault.injected()
         plant.require_whole()
         fault.outcome("exit 0, byte-identical")
+
+
+@pytest.mark.fault("Process", "standard error is closed: run --processes 2")
+def test_children_of_a_run_whose_files_are_closed_have_them(plant: Plant, fault: Fault, tmp_path: Path) -> None:
+    """Else a child's first files, its connection to Triton among them, would receive what it prints."""
+    plant.fresh()
+    other = write_product(tmp_path, size=240, seed=8).product
+    with subprocess.Popen(
+        ["sh", "-c", 'exec "$0" "$@" 2>&-', *PROGRAM, *plant.arguments(), str(other), "--processes", "2"],
+        env={**os.environ, "TMPDIR": str(plant.tmp)}, stdout=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        seen: dict[int, str] = {}
+
+        def look() -> bool:
+            with contextlib.suppress(psutil.NoSuchProcess, OSError):
+                for child in psutil.Process(process.pid).children():
+                    if "kappamask_stream.processes" in child.cmdline():
+                        seen[child.pid] = str(Path(f"/proc/{child.pid}/fd/2").readlink())
+            return process.poll() is not None or len(seen) == 2
+
+        wait_until(look, "children")
+        assert set(seen.values()) == {os.devnull}
+        fault.injected(len(seen))
+        assert process.wait(PATIENCE_S) == 0
+    made = plant.made()
+    assert [name for name, content in plant.whole.items() if "/" in name and made[name] != content] == []
+    fault.outcome("exit 0, byte-identical")
+
+
+@pytest.mark.fault("Process", "standard input is closed, and products are to be read from it")
+def test_products_from_an_input_that_is_closed(fault: Fault) -> None:
+    for given in fault.amount((["-"],), (["-"], ["--products-file", "-"])):
+        command = ["sh", "-c", '"$0" "$@" <&-', *PROGRAM, "run", *given]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        fault.injected()
+        assert (ended.returncode, ended.stderr) == (
+            2, "error: stdin, which - stands for, cannot be read: Bad file descriptor: is it closed?\n",
+        )  # fmt: skip
+        fault.outcome("exit 2 with the cause")
 
 
 @pytest.mark.fault("Process", "standard output is full")

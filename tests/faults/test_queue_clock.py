@@ -18,9 +18,8 @@ from kappamask_stream.errors import QueueError, QueueUnavailableError
 from kappamask_stream.queues import Moved, QueueClients, QueueOptions, SqsQueue, looking, redrive, redriving
 from kappamask_stream.s3.retry import Patience
 from kappamask_stream.worker.outcomes import fault_of
-from tests.faults.queue_crew import crew, products, whole
 from tests.integration.faulty_queues import Fault as Befalls
-from tests.integration.queue_servers import queue_server, served_queue
+from tests.integration.queue_servers import served_queue
 from tests.stream.polling import until
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-__all__ = ["crew", "products", "queue_server", "served_queue", "whole"]
+__all__ = ["served_queue"]
 
 #: What SQS says to a signature of an hour ago, and to one that is an hour ahead.
 SKEWED = {

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kappamask_stream.errors import QueueUnavailableError
-from tests.faults.queue_crew import crew, products, whole
 from tests.integration.fault_proxy import FaultProxy
 from tests.integration.faulty_queues import Fault as Befalls
-from tests.integration.queue_servers import queue_server
 from tests.stream.polling import until
 
 if TYPE_CHECKING:
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
     from tests.faults.queue_crew import Crew
 
 pytestmark = pytest.mark.integration
-
-__all__ = ["crew", "products", "queue_server", "whole"]
 
 GONE = "AWS.SimpleQueueService.NonExistentQueue"
 
@@ -79,7 +75,7 @@ async def test_a_queue_that_is_gone_and_back_is_worked_on(crew: Crew, fault: Fau
     """What lay in it is gone with it; the worker stays, and takes what comes to the new one."""
     sqs, name = crew.queue.server.sqs, crew.queue.url.rpartition("/")[2]
     crew.queue.put(crew.names[1])
-    await crew.start()
+    await crew.start(visibility_s=60)
     await crew.is_done()
     sqs.delete_queue(QueueUrl=crew.queue.url)
     fault.injected()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -98,7 +99,7 @@ class Campaign:
         self.seconds_spent = time.monotonic() - begin
         self.findings = [found for found in self.findings if self._is_confirmed(found)]
         self.is_running = False
-        if not any(self.findings_folder.iterdir()):
+        with contextlib.suppress(OSError):  # it holds findings, or somebody took it away
             self.findings_folder.rmdir()
 
     def stop(self) -> None:

@@ -7,6 +7,7 @@ import math
 from pydantic import ValidationError
 
 from kappamask_stream.cli.settings_origin import example_file
+from kappamask_stream.plain_text import is_plain
 from kappamask_stream.settings import Settings, parsed_file
 
 
@@ -39,4 +40,4 @@ def one_input(data: bytes) -> None:
     for value in vars(checked).values():
         assert not isinstance(value, float) or math.isfinite(value)
         assert not isinstance(value, int) or abs(value) < 2**31
-        assert not isinstance(value, str) or value.isprintable()
+        assert not isinstance(value, str) or is_plain(value)

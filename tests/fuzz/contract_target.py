@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream.contract import ModelContract
 from kappamask_stream.errors import ContractError
+from kappamask_stream.plain_text import is_plain
 from tests.fuzz.json_mutation import mutated
 
 if TYPE_CHECKING:
@@ -78,5 +79,6 @@ def one_input(data: bytes) -> None:
     assert all(type(v) is int for v in (contract.gsd_m, contract.tile_size, contract.margin, contract.nodata_class))
     assert contract.tile_bytes < 1 << 30
     assert contract.max_batch * contract.instances <= 1 << 16
-    texts = (contract.name, contract.family, contract.level, contract.suffix, *contract.channels)
-    assert all(text.isprintable() and "/" not in text and ".." not in text for text in texts)
+    assert all(text.isprintable() and "/" not in text and ".." not in text for text in (contract.name, contract.suffix))
+    texts = (contract.family, contract.level, contract.weights_source, *contract.channels)
+    assert all(is_plain(text) for text in (*texts, *(c.name for c in contract.classes)))

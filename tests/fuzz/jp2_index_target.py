@@ -42,7 +42,8 @@ def indexed(data: bytes, *, partly: bool = False) -> CodestreamIndex | None:
     except CodestreamError as error:
         said = str(error)
     assert said.startswith(f"{_NAME}: "), "the file is not named"
-    assert said.endswith(("fetch it again", "give a single-band file")), "there is no remedy"
+    remedies = ("fetch it again", "give a single-band file", "this layout is not read")
+    assert said.endswith(remedies), "there is no remedy"
     return None
 
 

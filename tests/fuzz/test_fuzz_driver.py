@@ -62,6 +62,6 @@ def test_a_target_that_does_not_import_is_no_clean_result(tmp_path: Path) -> Non
 
 
 def test_a_second_run_begins_with_the_corpus_of_the_first(tmp_path: Path) -> None:
-    _fuzz(tmp_path, "raises")
+    _fuzz(tmp_path, "raises", runs=5_000)
     _, _, said = _fuzz(tmp_path, "raises", runs=10)
     assert said["coverage_before"] == said["coverage"] > 3

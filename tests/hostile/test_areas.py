@@ -48,6 +48,11 @@ REFUSED = {
     "infinite coordinates": ("POLYGON((0 0,inf 0,1 1,0 0))", "has a coordinate that is no finite number"),
     "null": (f"POLYGON{RING}\0;rm", "holds a null character"),
     "Arabic digits": ("\u0661,\u0662,\u0663,\u0664", "cannot be read"),
+    "a URL of another server": (with_crs("http://evil.example/def/crs/EPSG/0/32629"), "which is no coordinate system"),
+    "a URL that only begins as one": (with_crs("http://www.opengis.net.evil.example/def/crs/EPSG/0/32629"), "is no"),
+    "a URL with more behind it": (with_crs("http://www.opengis.net/def/crs/EPSG/0/32629/../x"), "is no coordinate system"),
+    "a URL's code that is a path": (with_crs("http://www.opengis.net/def/crs/EPSG/0//etc/passwd"), "is no coordinate"),
+    "features that are nothing": (json.dumps({"type": "FeatureCollection", "features": [None, None]}), "an area is needed"),
     "a feature that is none": (
         json.dumps({"type": "FeatureCollection", "features": [1, {"type": "Feature", "geometry": SQUARE}]}),
         "one of its features is no object",
@@ -85,6 +90,33 @@ def listener() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         yield server
+
+
+UTM_29 = {
+    "EPSG:32629", "urn:ogc:def:crs:EPSG::32629", "urn:ogc:def:crs:EPSG:9.9.1:32629", "urn:x-ogc:def:crs:EPSG:32629",
+    "urn:x-ogc:def:crs:EPSG:6.9:32629", "http://www.opengis.net/def/crs/EPSG/0/32629",
+    "https://www.opengis.net/def/crs/EPSG/0/32629", "http://www.opengis.net/gml/srs/epsg.xml#32629",
+}  # fmt: skip
+DEGREES = {
+    "WGS84", "WGS 84", "OGC:CRS84", "urn:ogc:def:crs:OGC:1.3:CRS84", "urn:ogc:def:crs:OGC::CRS84",
+    "http://www.opengis.net/def/crs/OGC/1.3/CRS84",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "epsg"), [(UTM_29, 32629), (DEGREES, 4326)])
+def test_the_names_that_programs_give_coordinate_systems_are_read_as_their_codes(names: set[str], epsg: int) -> None:
+    for name in sorted(names):
+        assert parse_aoi(with_crs(name)).crs.to_epsg() == epsg, name
+
+
+def test_a_code_of_the_moon_is_one() -> None:
+    for text in (with_crs("IAU_2015:30100"), f"IAU_2015:30100;POLYGON{RING}"):
+        assert parse_aoi(text).crs.to_string() == "IAU_2015:30100"
+
+
+def test_a_feature_that_was_left_out_is_passed_over() -> None:
+    text = json.dumps({"type": "FeatureCollection", "features": [None, {"type": "Feature", "geometry": SQUARE}]})
+    assert parse_aoi(text).geometry.bounds == (-9, 52, -8, 53)
 
 
 @pytest.mark.parametrize("form", ["{}", "http://{}/crs.wkt", "https://{}/x", "/vsicurl/http://{}/x", "urn:{}"])

@@ -48,7 +48,10 @@ def one_line(error: UsageError) -> str:
     [
         (b"output = " + b"[" * 1000, "nested too deeply"),
         (b"x = " + b"{a=" * 1000, "nested too deeply"),
-        (b"a" + b".a" * 30_000 + b" = 1", "a line has 60005 bytes, at most 4096"),  # tomllib: half a minute
+        (b"a" + b".a" * 30_000 + b" = 1", "a name has 30000 dots, at most 100 are read"),  # tomllib: half a minute
+        (b"[a" + b" .a" * 20_000 + b"]", "a name has 20000 dots"),
+        (b"x = { a" + b".a" * 30_000 + b" = 1 }", "a name has 30000 dots"),
+        (b"x = [\n# a comment\n{b = 1, a" + b'."a"' * 10_000 + b" = 1}]", "a name has 10000 dots"),
         ((b"a" + b".a" * 2000 + b" = 1\n") * 16, "it has more than|Cannot|cannot be read"),
         (b"# " + b"x" * (64 << 20), "more than 65536 bytes"),
         (b"max_in_flight = " + b"9" * 4000, "at most 2147483647 is taken"),
@@ -63,6 +66,9 @@ def one_line(error: UsageError) -> str:
         (b'output = "a\\nb"', "printable characters"),
         (b'output = "\\u0000"', "printable characters"),
         (b'output = "\\u001b[2J"', "printable characters"),
+        (b'output = "a\\u2028b"', "printable characters"),
+        (b'output = "a\\u202egpj.exe"', "printable characters"),
+        (b'output = "a\\u2066b"', "printable characters"),
         (b"[output]\na = 1", "valid string|valid path|path"),
         (b'"a\\u001b[2Jb" = 1', "sets a.x1b.2Jb, which is no setting"),
         (b"output = 'a'\noutput = 'b'", "Cannot overwrite"),
@@ -83,6 +89,22 @@ def test_a_file_of_windows_editor_is_read(monkeypatch: pytest.MonkeyPatch, tmp_p
     path.write_bytes(b"\xef\xbb\xbfmax_in_flight = 3\r\n")
     monkeypatch.setenv("KAPPAMASK_CONFIG", str(path))
     assert load_settings().max_in_flight == 3
+
+
+@pytest.mark.parametrize("name", ["Météo\u00a0France", "雲\u3000量", "a\u200db"])
+def test_folders_are_called_as_people_call_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.setenv("KAPPAMASK_OUTPUT", str(tmp_path / name))
+    assert load_settings().output == tmp_path / name
+
+
+def test_a_long_list_and_long_comments_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    places = [f"https://host{number}.example.org/collections/sentinel-2-l2a/" for number in range(80)]
+    path = tmp_path / "config.toml"
+    path.write_text(f"# {'x.' * 5000}\nallow = {json.dumps(places)}\n  # {'.' * 5000}\nmax_in_flight = 3\n")
+    monkeypatch.setenv("KAPPAMASK_CONFIG", str(path))
+    settings = load_settings()
+    assert settings.max_in_flight == 3
+    assert all(place in str(settings.allow) for place in places)
 
 
 def _fifo(path: Path) -> None:

@@ -14,6 +14,8 @@ import pytest
 from kappamask_stream.contract import ModelContract
 from kappamask_stream.errors import ContractError
 from kappamask_stream.inference.window import InFlightWindow
+from kappamask_stream.stac.model import model_item
+from kappamask_stream.stac.vocabulary import classes as stac_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,18 +55,19 @@ def test_whatever_a_field_holds_is_refused_or_harmless(csmask_contract: ModelCon
             except ContractError as caught:
                 error = caught
             else:
-                assert name == "weights_source" or _is_harmless(getattr(read, name)), (name, value)
+                assert _is_harmless(name, getattr(read, name)), (name, value)
                 continue
             refusals += 1
             assert str(error).isprintable()
             assert len(str(error)) < 2000
-    assert refusals > 0.8 * len(document) * len(_STRANGE)
+    assert refusals > 0.75 * len(document) * len(_STRANGE)
 
 
-def _is_harmless(value: Any) -> bool:
-    """Of what is taken: a text that may stand in a message and a path, a share, no list entries, none where it may be."""
+def _is_harmless(name: str, value: Any) -> bool:
+    """Of what is taken: a text that may stand in a message or a path, a share, no list entries, none where it may be."""
     if isinstance(value, str):
-        return value.isprintable() and ".." not in value and len(value) <= 100
+        is_name = ".." not in value and value != ""
+        return value.isprintable() and len(value) <= 2000 and (name not in {"name", "suffix"} or is_name)
     return value in (None, (), True) or 0 <= value <= 1
 
 
@@ -74,7 +77,10 @@ def _is_harmless(value: Any) -> bool:
         ({"tile_size": 0}, "tile_size: 0 is not between 1 and 65536"),
         ({"tile_size": 10**9}, "tile_size: 1000000000 is not between 1 and 65536"),
         ({"tile_size": True}, "tile_size: True is not a whole number"),
-        ({"tile_size": 256.0}, "tile_size: 256.0 is not a whole number"),
+        ({"tile_size": 256.5}, "tile_size: 256.5 is not a whole number"),
+        ({"max_batch": math.inf}, "max_batch: inf is not a whole number"),
+        ({"max_batch": 1e300}, "max_batch: 1e\\+300 is not between 1 and 65536"),
+        ({"schema_version": [1.5, 0]}, "1.5 is not a whole number"),
         ({"margin": 128}, "margin 128 does not fit tile size 256"),
         ({"margin": -1}, "margin -1 does not fit tile size 256"),
         ({"margin": 10**400}, "margin 1000"),
@@ -92,7 +98,11 @@ def _is_harmless(value: Any) -> bool:
         ({"suffix": "a/b"}, "suffix: 'a/b' cannot name anything"),
         ({"suffix": ""}, "suffix: '' cannot name anything"),
         ({"family": "a\x1b[2Jb"}, "family: .* is no text of at most 100 printable characters"),
-        ({"weights_source": "x" * 10**6}, "has 1001[0-9]{3} characters|weights_source: .* at most 2000 printable"),
+        ({"architecture": "\u202efp.exe"}, "architecture: .* is no text of at most 100 printable characters"),
+        ({"weights_sha256": "x" * 101}, "weights_sha256: .* is no text of at most 100 printable characters"),
+        ({"weights_source": 7}, "weights_source: 7 is not a string"),
+        ({"weights_source": "x" * 2 * 10**6}, "has 200[0-9]{4} characters, at most 1048576 are read"),
+        ({"name": "a\u00a0b"}, "name: .* cannot name anything"),
         ({"channels": ["B02"] * 10**5}, "channels: a list has 100000 entries, at most 128 are taken"),
         ({"schema_version": [10**400, 0]}, "schema version"),
         ({"schema_version": "1.2"}, "'1' is not a whole number"),
@@ -102,6 +112,57 @@ def test_what_no_client_could_work_with_is_said(
     csmask_contract: ModelContract, fields: dict[str, Any], said: str
 ) -> None:
     assert re.search(said, refused(changed(csmask_contract, **fields)))
+
+
+#: Contracts of networks of one's own as they were served before anyone checked them -> what is read.
+OWN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "no digest of weights": ({"weights_sha256": ""}, {"weights_sha256": ""}),
+    "an architecture of two": ({"architecture": "deeplab/effnet"}, {"architecture": "deeplab/effnet"}),
+    "nothing said": (
+        {"architecture": "", "family": "", "precision": ""}, {"architecture": "", "family": "", "precision": ""},
+    ),
+    "numbers of another language": (
+        {"max_batch": 8.0, "gsd_m": 20.0, "margin": 26.0, "schema_version": [1.0, 2.0], "nodata_class": 5.0},
+        {"max_batch": 8, "gsd_m": 20, "margin": 26, "schema_version": (1, 2), "nodata_class": 5},
+    ),
+    "no source": ({"weights_source": None}, {"weights_source": ""}),
+    "two lines": ({"weights_source": "mine\nCC-BY \x1b[2J"}, {"weights_source": "mine\\nCC-BY \\x1b[2J"}),
+    "a licence's text": ({"weights_source": "x" * 3000}, {"weights_source": "x" * 1999 + "…"}),
+    "a licence's text in lines": ({"weights_source": "\n" * 3000}, {"weights_source": ("\\n" * 1000)[:1999] + "…"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OWN)
+def test_a_network_of_ones_own_is_served_as_before(csmask_contract: ModelContract, what: str) -> None:
+    given, expected = OWN[what]
+    read = ModelContract.from_json(changed(csmask_contract, **given))
+    found = {name: getattr(read, name) for name in expected}
+    assert found == expected
+    assert [type(value) for value in found.values()] == [type(value) for value in expected.values()]
+    assert ModelContract.from_json(read.to_json()) == read
+    assert read.sha256() == ModelContract.from_json(read.to_json()).sha256()
+
+
+@pytest.mark.parametrize("name", ["Snow / Ice", "ombre\u00a0de nuage", "Cloud (thin)..", "雲", "x" * 100])
+def test_classes_and_bands_are_called_as_people_call_them(csmask_contract: ModelContract, name: str) -> None:
+    document = json.loads(csmask_contract.to_json())
+    document["classes"][1]["name"] = name
+    text = json.dumps(document).replace('"B8A"', json.dumps(name))
+    read = ModelContract.from_json(text)
+    assert read.classes[1].name == name
+    assert name in read.channels
+    (said,) = (entry for entry in stac_classes(read) if entry["value"] == read.classes[1].value)
+    assert re.fullmatch("[0-9A-Za-z_-]+", said["name"])
+    assert said.get("title", said["name"]) == name
+
+
+def test_an_item_of_a_model_that_says_little_is_one(csmask_contract: ModelContract) -> None:
+    """Which the extension's fields may not be empty for."""
+    little = replace(csmask_contract, family="", architecture="", weights_source="", weights_sha256="")
+    item = model_item(little)
+    assert item["properties"]["mlm:architecture"] == "unknown"
+    assert item["properties"]["title"] == "network for Sentinel-2 L2A"
+    assert item["assets"]["weights"]["description"]
 
 
 def _classes(change: Callable[[list[dict[str, Any]]], Any], contract: ModelContract) -> str:
@@ -121,6 +182,8 @@ def _classes(change: Callable[[list[dict[str, Any]]], Any], contract: ModelContr
         (lambda c: c[0].update(colour=[0] * 10**5), "a list has 100000 entries, at most 3"),
         (lambda c: c[0].update(colour="red"), "'red' is not a list"),
         (lambda c: c[0].update(name="</Item>\n"), "printable characters"),
+        (lambda c: c[0].update(name=""), "cannot name anything: it is empty"),
+        (lambda c: c[0].update(name="x" * 101), "is no text of at most 100 printable characters"),
         (lambda c: c[0].update(value=True), "True is not a whole number"),
         (lambda c: c[0].pop("name"), "classes: 'name' is missing"),
         (
@@ -140,7 +203,8 @@ def test_classes_that_are_none(csmask_contract: ModelContract, change: Callable[
         ({"tile": 1}, "has tiles of 1 pixels, 204 apart: some would never be read"),
         ({"gsd_m": -20}, "inputs: -20 is not between 1 and 65536"),
         ({"gsd_m": 30}, "moves 6120 m a tile, the mask 4080 m"),
-        ({"bands": ["../B02"]}, "inputs: '../B02' cannot name anything"),
+        ({"bands": [""]}, "inputs: '' cannot name anything"),
+        ({"bands": ["B02\n"]}, "printable characters"),
         ({"bands": ["B02", "B02", "B04", "B8A", "B11", "B12"]}, r"the inputs hold \['B02', 'B02'"),
         ({"bands": "B02"}, "'B02' is not a list"),
     ],

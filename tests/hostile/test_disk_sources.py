@@ -241,11 +241,47 @@ def test_a_file_that_was_replaced_is_not_mixed_with_its_former_self(root: Path) 
         new = root / "new"
         new.write_bytes(b"x" * size)
         new.replace(root / BAND)
-        with pytest.raises(StoreChangedError, match=rf"_B02_10m\.jp2 was changed .* had {size} bytes, it has {size}"):
+        with pytest.raises(
+            StoreChangedError, match=r"_B02_10m\.jp2 was changed .* last changed at \d+\.\d{9} s, now at"
+        ):
             await source.read(BAND, 0, size)
         assert await DirectorySource(root).read(BAND, 0, 4) == b"xxxx"
 
     asyncio.run(run())
+
+
+_SECOND = 10**9
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_same"),
+    [
+        (7 * _SECOND + 123_456_789, 7 * _SECOND, True),
+        (7 * _SECOND, 7 * _SECOND + 123_456_789, True),
+        (7 * _SECOND + 123_456_789, 7 * _SECOND + 123_456_000, False),
+        (7 * _SECOND + 123_456_789, 8 * _SECOND, False),
+        (7 * _SECOND, 6 * _SECOND + 999_999_999, False),
+    ],
+)
+async def test_a_time_that_loses_its_part_of_a_second_is_no_other_one(
+    tmp_path: Path, first: int, second: int, *, is_same: bool
+) -> None:
+    """As a network file system's does between two looks at it."""
+    file = tmp_path / "a.jp2"
+    file.write_bytes(b"x" * 100)
+    os.utime(file, ns=(0, first))
+    source = DirectorySource(tmp_path)
+    await source.files()
+    os.utime(file, ns=(0, second))
+    if is_same:
+        assert await source.read("a.jp2", 0, 3) == b"xxx"
+    else:
+        with pytest.raises(StoreChangedError, match=r"last changed at 7\.\d{9} s, now at [678]\.\d{9} s\)"):
+            await source.read("a.jp2", 0, 3)
+    file.write_bytes(b"x" * 90)
+    os.utime(file, ns=(0, first))
+    with pytest.raises(StoreChangedError, match=r"it had 100 bytes, it has 90|90 bytes, bytes 91 to"):
+        await source.read("a.jp2", 0, 3)
 
 
 def test_a_file_that_is_replaced_while_checksums_are_made_is_told_as_what_it_is(root: Path) -> None:

@@ -142,6 +142,12 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "twice by width": (
         lambda: archive_of(MEMBER, ("\uff41/b.jp2".encode(), b"x", {"flags": 0x800})), "holds \uff41/b.jp2 and a/b.jp2",
     ),
+    "XML twice by case": (
+        lambda: archive_of((b"X.SAFE/MTD_MSIL2A.xml", b"x", {}), (b"X.SAFE/mtd_msil2a.XML", b"x", {})), "it cannot be told",
+    ),
+    "what is never read, twice": (
+        lambda: archive_of((b"README.TXT", b"x", {}), (b"README.TXT", b"y", {})), "holds README.TXT twice",
+    ),
     "a file that is a folder": (lambda: archive_of(MEMBER, (b"a", b"x", {})), "a is a file and the folder of a/b.jp2"),
     "symbolic link": (lambda: archive_of((b"a", b"/etc/passwd", {"attributes": 0o120777 << 16})), "a is a symbolic link"),
     "device": (lambda: archive_of((b"a", b"", {"attributes": 0o060666 << 16})), "a is of file type 0o60000"),
@@ -218,6 +224,7 @@ def test_odd_forms_that_hold_what_they_say_are_read() -> None:
         "the largest comment": pack(FILES, comment=b"PK\1\2PK\3\4" * 8000),
         "sizes behind the data": pack(FILES, streamed=True),
         "zip64 of small files": pack(FILES, zip64=True),
+        "readmes that differ by case": pack({"README.TXT": b"1", "readme.txt": b"2"} | FILES | {"X.SAFE/Readme": b"3"}),
         "a zip in a zip": pack(FILES | {"X.SAFE/other.zip": PLAIN}, method=STORED),
     }
     for what, data in forms.items():

@@ -1,4 +1,4 @@
-"""Run in the server's environment: a tritonserver of its own until standard input ends.
+"""Run in the server's environment: a tritonserver of its own until standard input ends, or who started this is gone.
 
 python private_triton.py REPOSITORY FOLDER OPTIONS [MODEL ...]
 
@@ -9,6 +9,8 @@ of a client) with which a server is asked whose flags want TLS; ``memory_key`` i
 """
 
 import json
+import os
+import select
 import sys
 import time
 from pathlib import Path
@@ -32,6 +34,9 @@ class PrivateTriton(TritonProcess):
 
 
 def main() -> None:
+    over = select.poll()
+    for descriptor in (sys.stdin.fileno(), os.pidfd_open(os.getppid())):  # others may have inherited the input's end
+        over.register(descriptor, select.POLLIN)
     repository, folder, options, *models = sys.argv[1:]
     usual = {"restrict": [], "flags": [], "address": "127.0.0.1", "port": 0, "tls": None, "memory_key": None}
     given = usual | json.loads(options)
@@ -53,7 +58,7 @@ def main() -> None:
         said = {"address": address, "pid": server.process.pid, "metrics": metrics, "key": server.key}
         said["memory_key"] = server.memory_key
         print(json.dumps(said), flush=True)
-        sys.stdin.read()
+        over.poll()
     finally:
         server.stop()
 

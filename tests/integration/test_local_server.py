@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import signal
 import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
 
+from kappamask_stream.contract import PARAMETER_KEY
+from kappamask_stream.errors import ServerError
 from kappamask_stream.inference import InFlightWindow, RetryPolicy, TritonClient, infer_with_retry
+from server_models import leftovers
 from tests.integration.local_state import LocalState, is_alive, wait_until
 from tests.integration.tiles import labels_at, tile_for
+from tests.stream.polling import until
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.fault_table import Fault
+    from tests.integration.conftest import Start
     from tests.integration.session import SessionServer
 
 pytestmark = pytest.mark.integration
@@ -163,8 +173,115 @@ def test_a_killed_supervisor_takes_triton_along_and_the_next_client_starts_afres
 def test_triton_and_its_stubs_die_with_a_killed_supervisor(state: LocalState) -> None:
     state.holder().until("ready")
     psutil.Process(state.status()["pid"]).kill()
-    wait_until(lambda: not state.processes(), "no process of the state")
+    wait_until(lambda: not state.processes() and not state.regions(), "no process and no memory of the state")
     assert state.holder().until("ready")["model"] == "null_l2a"  # and the rest goes with the next server
+
+
+#: Writes down that it is at work, and never again lets its interpreter go: so does a stub that waits for an answer of a
+#: server that is dead, and then neither Triton's own look at its parent nor a thread of Python ends it.
+STUCK = """
+import ctypes, pathlib
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.folder = pathlib.Path(args["model_repository"])
+    def execute(self, requests):
+        (self.folder / "at_work").touch()
+        ctypes.PyDLL(None).sleep(3600)
+"""
+
+
+@pytest.fixture
+def stuck_repository(null_repository: Path, tmp_path: Path) -> Path:
+    source, folder = null_repository / "null_l2a", tmp_path / "null_l2a"
+    config = text_format.Parse((source / "config.pbtxt").read_text(), pb.ModelConfig())
+    del config.model_warmup[:]
+    contract = json.loads(config.parameters[PARAMETER_KEY].string_value)
+    config.parameters[PARAMETER_KEY].string_value = json.dumps(contract | {"canary": None})  # asked on connecting
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.py").write_text(STUCK)
+    (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
+    return tmp_path
+
+
+@pytest.mark.fault("Process", "tritonserver, or who started it, is killed while a stub is stuck")
+@pytest.mark.parametrize("victim", ["tritonserver", "its starter", "both, and nobody waits for the dead"])
+async def test_stubs_and_memory_of_a_killed_triton_go_where_nobody_is_left_to_end_them(
+    private_triton: Start, stuck_repository: Path, victim: str, fault: Fault
+) -> None:
+    server = await asyncio.to_thread(private_triton, stuck_repository, ["null_l2a"])
+    triton = psutil.Process(server.pid)
+    starter = triton.parent()
+    assert starter is not None
+    (prefix,) = [part.rpartition("=")[2] for part in triton.cmdline() if "shm-region-prefix-name" in part]
+
+    def left() -> list[object]:
+        return [*leftovers._running_in(str(server.pid)), *Path("/dev/shm").glob(f"{prefix}*")]
+
+    async with await TritonClient.connect(f"grpc://{server.address}", "null_l2a") as client:
+        asked = asyncio.create_task(client.infer(tile_for(client)))
+        await until((stuck_repository / "null_l2a" / "at_work").exists)
+        assert len(left()) == 3  # tritonserver, a stub, its memory
+        if victim.startswith("both"):
+            starter.suspend()
+        for process in [triton] if victim != "its starter" else [starter]:
+            process.kill()
+        fault.injected()
+        try:
+            await until(lambda: not left())
+        finally:
+            for pid in leftovers._running_in(str(server.pid)):
+                os.kill(pid, signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):
+                starter.kill()
+        with pytest.raises(ServerError):
+            await asked
+    fault.outcome("no process and no memory left")
+
+
+def test_a_private_triton_ends_with_who_started_it_though_its_input_stays_open(
+    server_env: Path, null_repository: Path, tmp_path: Path
+) -> None:
+    """As where a test run is killed and a process that it forked lives on."""
+    script = Path(__file__).with_name("private_triton.py")
+    command = [str(server_env / "bin" / "python"), "-I", str(script), str(null_repository), str(tmp_path), "{}"]
+    read, write = os.pipe()
+    code = f"import subprocess, sys; subprocess.Popen({command!r}, stdin={read}, close_fds=True).wait()"
+    with subprocess.Popen([sys.executable, "-c", code], pass_fds=[read], stdout=subprocess.PIPE) as parent:
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline()
+            started = psutil.Process(parent.pid).children(recursive=True)
+            assert "tritonserver" in [process.name() for process in started]
+            parent.kill()
+            wait_until(lambda: not any(is_alive(process.pid) for process in started), "the private Triton has ended")
+        finally:
+            os.close(write)
+            os.close(read)
+
+
+@pytest.mark.parametrize("has_pidfd", [True, False])
+def test_a_guard_ends_a_group_once_its_leader_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_pidfd: bool
+) -> None:
+    """Also with a Python that has no pidfd, and where nobody waits for the leader."""
+    if not has_pidfd:
+        monkeypatch.delattr(os, "pidfd_open")
+    region = Path("/dev/shm") / f"{leftovers.region_prefix(tmp_path)}1"
+    region.touch()
+    code = "import subprocess, sys; subprocess.Popen(['sleep', '600']); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as leader:
+        assert leader.stdout is not None
+        leader.stdout.readline()
+        with leftovers.guard(tmp_path, leader.pid) as guard:
+            assert len(leftovers._running_in(str(leader.pid))) == 2
+            assert guard.poll() is None
+            leader.kill()
+            assert guard.wait(60) == 0
+        assert leftovers._running_in(str(leader.pid)) == []
+        assert not region.exists()
 
 
 def test_a_client_that_waits_outlives_its_supervisor(state: LocalState) -> None:

@@ -141,12 +141,17 @@ async def lane(server: PrivateTriton) -> AsyncIterator[Callable[..., Any]]:
 
 @pytest.fixture
 async def waiting(server: PrivateTriton) -> AsyncIterator[Callable[..., Any]]:
-    """``await waiting(model, count)`` returns once so many requests wait in the model's queue."""
+    """``await waiting(model, count)`` returns once so many requests, or more, wait in the model's queue; 0 is none.
+
+    Exactly so many would be missed where requests come by themselves, as those do that are tried again.
+    """
     pressure = MetricsPressure(server.metrics)
 
     async def until_waiting(model: str, count: int) -> None:
         async with asyncio.timeout(60):
-            while await pressure.pending({model}) != count:  # noqa: ASYNC110 - nobody tells us
+            found = None
+            while found is None or found < count or (found and not count):
+                found = await pressure.pending({model})
                 await asyncio.sleep(0.005)
 
     yield until_waiting
@@ -162,6 +167,7 @@ async def taken(gate: Gate, clients: Sequence[TritonClient], waiting: Callable[.
     async with asyncio.TaskGroup() as sent:
         sent.create_task(clients[0].infer(tile_for(clients[0], 1)))
         await until(lambda: gate.order == [1])
+        await waiting(queued_at, 0)  # the count may be late: the first tile is not to be taken for the second
         for count, client in enumerate(clients, 1):
             sent.create_task(client.infer(tile_for(client, 1 + count)))
             await waiting(queued_at, count)
@@ -222,12 +228,13 @@ async def test_a_backlog_is_not_starved_for_ever(
 ) -> None:
     """A tile that was not answered in time is sent again in the interactive lane, where it has its turn."""
     interactive, backlog = await lane(LANES, "interactive"), await lane(LANES, "backlog")
-    hurried = await lane(LANES, "backlog", infer_timeout_s=1.5)
+    hurried = await lane(LANES, "backlog", infer_timeout_s=3.0)
     gate, retries = Gate(repository / LANES), []
     gate.close()
     async with asyncio.TaskGroup() as sent:
         sent.create_task(interactive.infer(tile_for(interactive, 1)))
         await until(lambda: gate.order == [1])
+        await waiting(LANES, 0)
         sent.create_task(backlog.infer(tile_for(backlog, 2)))
         await waiting(LANES, 1)
         starved = infer_with_retry(
@@ -239,7 +246,8 @@ async def test_a_backlog_is_not_starved_for_ever(
         await waiting(LANES, 3)  # the server looks at a request that was given up only when its turn comes
         gate.open()
     assert set(retries) == {"InferenceTimeoutError"}
-    assert gate.order == [1, 3, 2]
+    # A busy machine may give up, and send again, the very try that the server has just begun with.
+    assert list(dict.fromkeys(gate.order)) == [1, 3, 2]
 
 
 async def test_runs_are_interactive_and_workers_backlog_unless_told_otherwise(

@@ -141,6 +141,22 @@ async def test_a_message_that_the_queue_took_with_another_text_counts_as_not_sen
             await SqsQueue(setting.served.url, clients).send([Draft(body=text) for text in "abc"])
 
 
+@pytest.mark.parametrize("digest", [None, "", "upper"])
+async def test_a_service_that_tells_no_digest_or_in_capitals_is_believed(setting: Setting, digest: str | None) -> None:
+    def write(said: dict[str, Any], field: str) -> None:
+        said[field] = said[field].upper() if digest == "upper" else digest
+
+    setting.proxy.faults += [
+        Fault(operation=SEND, change=lambda answer: write(answer["Successful"][0], "MD5OfMessageBody")),
+        Fault(operation=RECEIVE, change=lambda answer: write(answer["Messages"][0], "MD5OfBody")),
+    ]
+    async with setting.clients() as clients:
+        queue = SqsQueue(setting.served.url, clients)
+        await queue.send([Draft(body="a")])
+        assert [message.body for message in await queue.receive(1, wait_s=1, visibility_s=60)] == ["a"]
+    assert setting.told == []
+
+
 async def test_of_messages_that_came_changed_the_others_are_received(setting: Setting) -> None:
     def change(answer: dict[str, Any]) -> None:
         answer["Messages"][0]["Body"] += "?"

@@ -44,6 +44,29 @@ def built(request: pytest.FixtureRequest, folders: dict[tuple[str, str], Path]) 
     return folders[request.param]
 
 
+_UNSURE = """
+import sys
+from pathlib import Path
+from server_models import repository
+
+repository.answer_to_canary = lambda contract, graph: None
+repository.build_model("null_l2a", Path(sys.argv[1]), say=print)
+"""
+
+
+def test_a_model_without_a_canary_is_said_when_it_is_built(server_env: Path, tmp_path: Path) -> None:
+    """A network that is sure of almost no pixel never gets one, however often it is built."""
+    said = subprocess.run(
+        [str(server_env / "bin" / "python"), "-I", "-c", _UNSURE, str(tmp_path)],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert said.strip() == (
+        "null_l2a has no canary: on less than 20% of it the network's likeliest class leads the next one by 3 of 255; "
+        "clients cannot see whether a server answers rightly"
+    )
+    assert '"canary"' not in (tmp_path / "null_l2a" / "contract.json").read_text()
+
+
 def parsed(config: Path) -> pb.ModelConfig:
     return text_format.Parse(config.read_text(), pb.ModelConfig())
 

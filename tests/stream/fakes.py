@@ -12,6 +12,7 @@ from kappamask_stream.inference import BatchSizes, InferResult, TileRequest
 
 if TYPE_CHECKING:
     from kappamask_stream.contract import ModelContract
+    from kappamask_stream.inference.types import Priority
 
 
 class FakeInference:
@@ -23,7 +24,10 @@ class FakeInference:
     doubts : the same, where it is asked whether it still serves what the contract says.
     delay_s : seconds each answer takes (0 still yields to the loop).
     sent : how often each tile was sent, by name.
+    priority : lane that it says its tiles go in.
     """
+
+    priority: Priority | None = None
 
     def __init__(self, contract: ModelContract, *, threshold: int = 3000, delay_s: float = 0.0) -> None:
         self.contract = contract

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from kappamask_stream.errors import (
     ServerOverloadedError,
     ServerUnavailableError,
 )
-from kappamask_stream.inference import canary_watch, endpoint, triton
+from kappamask_stream.inference import InFlightWindow, RetryPolicy, canary_watch, endpoint, infer_with_retry, triton
 from kappamask_stream.inference.triton import TritonClient
 from kappamask_stream.inference.types import InferResult, TileRequest
 from tests.conftest import make_contract
@@ -27,6 +29,8 @@ from tests.stream.virtual_time import story
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from kappamask_stream.inference.types import Priority
 
 SIZE = 64
 PLAIN = make_contract(
@@ -39,6 +43,7 @@ CONTRACT = replace(
     canary=known_answer(PLAIN, RIGHT, np.stack([np.where(v == RIGHT, 255, 0) for v in (1, 2, 4)]).astype(np.uint8)),
 )
 WRONG = np.full((SIZE, SIZE), 2, np.uint8)
+SECOND = "ipv4:10.0.0.2:8001"
 ONE, THREE = "grpc://10.0.0.1:8001", "grpc://10.0.0.1:8001,10.0.0.2:8001,10.0.0.3:8001"
 
 
@@ -48,14 +53,16 @@ class Servers:
     Attributes
     ----------
     says : by target, labels or an error; `RIGHT` where nothing is said.
-    asked : targets of canaries so far; `tiles` of other requests.
+    asked : targets of canaries so far; `tiles` of other requests, `urgent` of those in the interactive lane.
+    opened : with what connections to single servers were opened.
     delay_s : that an answer takes.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.says: dict[str, Any] = {}
         self.asked: list[str] = []
-        self.tiles = 0
+        self.tiles = self.urgent = 0
+        self.opened: list[dict[str, Any]] = []
         self.delay_s = 0.0
         self.contract = CONTRACT
         monkeypatch.setattr(TritonClient, "_answer", self._answer)
@@ -70,12 +77,13 @@ class Servers:
     async def _contract(self, *_: object) -> ModelContract:
         return self.contract
 
-    def open(self, where: endpoint.Endpoint, *_: object, **__: object) -> Link:
+    def open(self, where: endpoint.Endpoint, *_: object, **options: Any) -> Link:
+        self.opened.append(options)
         return Link(where)
 
-    def client(self, text: str = ONE, *, canary_s: float = 600.0) -> TritonClient:
+    def client(self, text: str = ONE, *, canary_s: float = 600.0, priority: Priority | None = None) -> TritonClient:
         link: Any = Link(endpoint.parse_endpoint(text))
-        return TritonClient(link, self.contract, 120.0, canary_s=canary_s)
+        return TritonClient(link, self.contract, 120.0, canary_s=canary_s, priority=priority)
 
     async def _answer(self, connection: Any, request: TileRequest) -> InferResult:
         is_canary = request.name == "the canary"
@@ -83,6 +91,7 @@ class Servers:
             self.asked.append(connection.endpoint.target)
         else:
             self.tiles += 1
+            self.urgent += request.urgent
         await asyncio.sleep(self.delay_s)
         said = self.says.get("canary" if is_canary else "tile", self.says.get(connection.endpoint.target, RIGHT))
         if isinstance(said, Exception):
@@ -97,6 +106,7 @@ class Link:
 
     def __init__(self, where: endpoint.Endpoint) -> None:
         self.endpoint = where
+        self.reconnects = SimpleNamespace(count=0)
 
     async def aclose(self) -> None:
         pass
@@ -156,13 +166,19 @@ async def test_the_first_tile_after_a_long_pause_waits_for_the_canary(servers: S
 
 
 @told
-async def test_with_0_it_is_asked_on_connecting_only(servers: Servers) -> None:
+async def test_with_0_it_is_asked_on_connecting_and_where_there_is_reason_to_doubt(servers: Servers) -> None:
     client = servers.client(canary_s=0.0)
     await client.confirm_answers()
     await asyncio.sleep(1e6)
     await client.infer(tile())
     await client.confirm()
     assert len(servers.asked) == 1
+    servers.says["tile"] = ServerFaultError("out of memory")
+    with pytest.raises(ServerFaultError):
+        await client.infer(tile())
+    servers.says.clear()
+    await client.infer(tile())
+    assert len(servers.asked) == 2
 
 
 @told
@@ -263,6 +279,99 @@ async def test_whoever_is_cancelled_while_he_asks_leaves_it_to_the_next(servers:
     assert (servers.tiles, len(servers.asked)) == (1, 2)
 
 
+@told
+async def test_a_connection_that_was_lost_between_two_tiles_is_reason_to_doubt(servers: Servers) -> None:
+    client = servers.client()
+    await client.infer(tile())
+    client.connection.reconnects.count += 1
+    assert client.is_doubtful
+    await client.infer(tile())
+    assert not client.is_doubtful
+    await client.infer(tile())
+    assert len(servers.asked) == 2, "once for each time"
+    client.connection.reconnects.count += 1
+    servers.says["canary"] = WRONG
+    with pytest.raises(CanaryError):
+        await client.confirm()
+
+
+# What a canary costs the tiles that wait for it
+
+
+async def _sent(
+    servers: Servers, client: TritonClient, failure: Exception, window: InFlightWindow
+) -> tuple[int, float]:
+    """32 tiles wait for a canary, which fails once: the limit after it, and seconds until all are answered."""
+    servers.delay_s, servers.says["canary"] = 1.0, failure
+    policy, loop = RetryPolicy(rng=random.Random(1)), asyncio.get_running_loop()
+    began = loop.time()
+    tasks = [asyncio.create_task(infer_with_retry(client, tile(), window=window, policy=policy)) for _ in range(32)]
+    await asyncio.sleep(1.01)
+    limit = window.limit
+    servers.says.clear()
+    await asyncio.gather(*tasks)
+    return limit, loop.time() - began
+
+
+@told
+async def test_a_canary_that_finds_the_queue_full_lowers_the_limit_once(servers: Servers) -> None:
+    limit, _ = await _sent(servers, servers.client(), ServerOverloadedError("full"), InFlightWindow(32))
+    assert limit == 16
+
+
+@told
+async def test_a_canary_that_is_late_makes_no_tile_late(servers: Servers) -> None:
+    limit, seconds = await _sent(servers, servers.client(), InferenceTimeoutError("late"), InFlightWindow(32))
+    assert (limit, servers.urgent, servers.tiles) == (32, 0, 32)
+    assert seconds < 4.0, "one canary, another one, and all tiles at once"
+
+
+@pytest.mark.parametrize("failure", [InferenceTimeoutError("late"), ServerFaultError("no memory")], ids=repr)
+def test_a_canary_spends_no_attempt_of_a_tile(servers: Servers, failure: Exception) -> None:
+    """Each has two attempts, and fails once."""
+
+    async def tale() -> None:
+        client, window = servers.client(), InFlightWindow(1)
+        policy = RetryPolicy(attempts=2, rng=random.Random(1))
+        servers.delay_s, servers.says = 1.0, {"canary": failure, "tile": failure}
+        work = asyncio.create_task(infer_with_retry(client, tile(), window=window, policy=policy))
+        await asyncio.sleep(1.5)
+        del servers.says["canary"]
+        await asyncio.sleep(1.1)
+        assert (len(servers.asked), servers.tiles) == (2, 1)
+        await asyncio.sleep(0.52)
+        servers.says.clear()
+        await work
+        servers.says["canary"] = failure
+        client.connection.reconnects.count += 1
+        asked = len(servers.asked)
+        with pytest.raises(type(failure), match=r"tried 2 times"):
+            await infer_with_retry(client, tile(), window=window, policy=policy)
+        assert len(servers.asked) - asked == 2, "a canary that is never answered ends as a tile does"
+
+    story(tale)()
+
+
+@pytest.mark.parametrize(("priority", "urgent"), [("interactive", 0), ("backlog", 32), (None, 32)])
+def test_late_tiles_are_urgent_unless_they_are_in_that_lane_already(
+    servers: Servers, priority: Priority | None, urgent: int
+) -> None:
+    async def tale() -> None:
+        client, window = servers.client(priority=priority), InFlightWindow(32)
+        await client.infer(tile())
+        servers.delay_s, servers.says["tile"] = 1.0, InferenceTimeoutError("late")
+        policy, loop = RetryPolicy(rng=random.Random(1)), asyncio.get_running_loop()
+        tasks = [asyncio.create_task(infer_with_retry(client, tile(), window=window, policy=policy)) for _ in range(32)]
+        await asyncio.sleep(1.01)
+        servers.says.clear()
+        began = loop.time()
+        await asyncio.gather(*tasks)
+        assert servers.urgent == urgent
+        assert (loop.time() - began < 2.0) is (urgent == 0), "two at a time"
+
+    story(tale)()
+
+
 # Wrong answers
 
 
@@ -327,6 +436,83 @@ async def test_a_replica_that_is_away_does_not_keep_the_others_from_work(servers
     assert servers.tiles == 5
 
 
+AWAY = [
+    ServerUnavailableError("gone"), ServerOverloadedError("full"), InferenceTimeoutError("late"), ServerFaultError("hm"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("failure", AWAY, ids=lambda failure: type(failure).__name__)
+def test_a_replica_that_did_not_answer_is_asked_again_soon(servers: Servers, failure: Exception) -> None:
+    async def tale() -> None:
+        client, servers.says[SECOND] = servers.client(THREE), failure
+        await client.infer(tile())
+        servers.says[SECOND] = WRONG  # it is back; gRPC sends it tiles again without a word
+        began = asyncio.get_running_loop().time()
+
+        async def tiles() -> None:
+            for _ in range(60):
+                await client.infer(tile())
+                await asyncio.sleep(1.0)
+
+        with pytest.raises(CanaryError, match=r"^grpc://10\.0\.0\.2:8001 answers wrongly") as caught:
+            await tiles()
+        assert asyncio.get_running_loop().time() - began <= 30.0
+        assert "Its last right answer" not in str(caught.value), "it has given none"
+        assert len(servers.asked) == 3 + 1, "the others are not asked again for it"
+        with pytest.raises(CanaryError):
+            await client.confirm()
+
+    story(tale)()
+
+
+@pytest.mark.parametrize("failure", AWAY, ids=lambda failure: type(failure).__name__)
+def test_a_replica_that_did_not_answer_is_asked_before_a_mask_is_written(servers: Servers, failure: Exception) -> None:
+    async def tale() -> None:
+        client, servers.says[SECOND] = servers.client(THREE), failure
+        await client.infer(tile())
+        servers.says[SECOND] = WRONG
+        with pytest.raises(CanaryError, match=r"^grpc://10\.0\.0\.2:8001 answers wrongly"):
+            await client.confirm()
+
+    story(tale)()
+
+
+@told
+async def test_a_replica_that_is_full_at_every_canary_keeps_masks_from_being_written(servers: Servers) -> None:
+    """It does answer tiles: who is full is at work."""
+    client, servers.says[SECOND] = servers.client(THREE), ServerOverloadedError("full")
+    for _ in range(4):
+        await client.infer(tile())
+        await asyncio.sleep(600.0)
+    with pytest.raises(ServerOverloadedError) as caught:
+        await client.confirm()
+    assert caught.value.is_of_canary
+    servers.says.clear()
+    await client.confirm()
+    asked = len(servers.asked)
+    await client.infer(tile())
+    await asyncio.sleep(40.0)
+    await client.infer(tile())
+    assert len(servers.asked) == asked, "everybody has answered"
+
+
+@told
+async def test_a_replica_that_hangs_holds_up_neither_tiles_nor_masks_for_ever(servers: Servers) -> None:
+    client, servers.says[SECOND] = servers.client(THREE), InferenceTimeoutError("no answer within 120 s")
+    await client.infer(tile())
+    await asyncio.sleep(601.0)
+    await client.infer(tile())
+    servers.delay_s = 10.0
+    await asyncio.sleep(31.0)
+    began, loop = asyncio.get_running_loop().time(), asyncio.get_running_loop()
+    slow, *others = [asyncio.create_task(client.infer(tile())) for _ in range(8)]
+    await asyncio.gather(*others)
+    assert loop.time() - began == pytest.approx(10.0), "one of them waits for the replica, the others do not"
+    await slow
+    await client.confirm()
+    assert all(options["infer_timeout_s"] == 120.0 for options in servers.opened)
+
+
 @told
 async def test_where_all_are_away_nothing_is_learnt(servers: Servers) -> None:
     client = servers.client(THREE)
@@ -341,8 +527,39 @@ async def test_servers_behind_a_name_are_asked_as_often_as_it_has_addresses(serv
         return [(2, 1, 6, "", (f"10.0.0.{i}", 8001)) for i in (1, 2, 3)]
 
     asyncio.get_running_loop().getaddrinfo = addresses  # type: ignore[method-assign]
-    await servers.client("dns:///triton.example:8001").infer(tile())
+    client = servers.client("dns:///triton.example:8001")
+    await client.infer(tile())
     assert len(servers.asked) == 3
+    client.connection.reconnects.count += 1
+    began, servers.delay_s = asyncio.get_running_loop().time(), 5.0
+    await client.confirm()
+    assert asyncio.get_running_loop().time() - began == pytest.approx(10.0), "the first one, then all others at once"
+
+
+@told
+async def test_one_of_several_behind_a_name_that_is_full_does_not_keep_the_others_from_work(servers: Servers) -> None:
+    async def addresses(*_: object, **__: object) -> list[Any]:
+        return [(2, 1, 6, "", (f"10.0.0.{i}", 8001)) for i in (1, 2, 3)]
+
+    async def answer(*_: object) -> InferResult:
+        servers.asked.append("one of them")
+        said: Any = next(answers)
+        if isinstance(said, Exception):
+            raise said
+        return InferResult(labels=said)
+
+    asyncio.get_running_loop().getaddrinfo = addresses  # type: ignore[method-assign]
+    answers = iter([RIGHT, ServerOverloadedError("full"), RIGHT, RIGHT, RIGHT, WRONG])
+    client = servers.client("dns:///triton.example:8001")
+    client._canary._infer = answer
+    await client.infer(tile())
+    await asyncio.sleep(29.0)
+    await client.infer(tile())
+    assert len(servers.asked) == 3
+    await asyncio.sleep(1.0)
+    with pytest.raises(CanaryError):
+        await client.infer(tile())
+    assert (servers.tiles, len(servers.asked)) == (2, 6)
 
 
 # Contracts without

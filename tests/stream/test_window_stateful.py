@@ -48,6 +48,8 @@ PATIENCE = RetryPolicy(attempts=3, server_wait_s=30, overload_wait_s=60, backoff
 class ToldServer:
     """Keeps requests until it is told how each ends."""
 
+    priority = None
+
     def __init__(self, machine: Window) -> None:
         self._machine = machine
         self.waiting: dict[str, asyncio.Future[InferResult]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kappamask_stream.contract import BandGroup
+from kappamask_stream.contract import BandGroup, KnownAnswer
 from kappamask_stream.errors import AnswerError, InferenceError
 from kappamask_stream.inference.tensors import checked_answer
 from tests.conftest import make_contract
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kappamask_stream.contract import ModelContract
     from kappamask_stream.inference import InferResult
 
 SIZE = 256
 CONTRACT = make_contract(
-    inputs=(BandGroup(gsd_m=20, bands=("B02",), tile=SIZE, stride=204),), gsd_m=20, tile_size=SIZE, margin=26
-)
+    inputs=(BandGroup(gsd_m=20, bands=("B02",), tile=SIZE, stride=204),), gsd_m=20, tile_size=SIZE, margin=26,
+    canary=KnownAnswer(recipe=1, labels=""),
+)  # fmt: skip
 CLASSES = np.array(CONTRACT.probability_classes, np.uint8)
 
 
@@ -36,8 +39,10 @@ def answer(seed: int, activation: str = "softmax") -> tuple[NDArray[np.uint8], N
     return CLASSES[logits.argmax(axis=0)], np.floor(p * 255 + 0.5).astype(np.uint8)
 
 
-def checked(labels: NDArray[np.uint8], probabilities: NDArray[np.uint8]) -> InferResult:
-    return checked_answer({"LABELS": labels[None], "PROBABILITIES": probabilities[None]}, CONTRACT, "grpc://here:8001")
+def checked(
+    labels: NDArray[np.uint8], probabilities: NDArray[np.uint8], contract: ModelContract = CONTRACT
+) -> InferResult:
+    return checked_answer({"LABELS": labels[None], "PROBABILITIES": probabilities[None]}, contract, "grpc://here:8001")
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["softmax", "sigmoid"]))
@@ -73,6 +78,22 @@ def test_probabilities_that_are_all_0_are_refused() -> None:
     labels, probabilities = answer(0)
     with pytest.raises(AnswerError, match="are 0 for all classes"):
         checked(labels, np.zeros_like(probabilities))
+
+
+def test_a_model_without_a_canary_may_choose_its_classes_in_another_way() -> None:
+    """One of one's own: cloud from a share of 0.3 on, say, or nothing likely at all where there is no data."""
+    labels, probabilities = answer(0)
+    own = replace(CONTRACT, canary=None)
+    cautious = np.where(probabilities[-1] > 77, CLASSES[-1], labels)
+    with pytest.raises(AnswerError, match="contradict LABELS"):
+        checked(cautious, probabilities)
+    for said in (probabilities, np.zeros_like(probabilities)):
+        found = checked(cautious, said, own)
+        assert found.probabilities is not None
+        assert np.array_equal(found.labels, cautious)
+        assert np.array_equal(found.probabilities, said)
+    with pytest.raises(AnswerError, match=r"PROBABILITIES from .* is uint8 \[1, 2, 256, 256\]"):
+        checked(cautious, probabilities[:2], own)
 
 
 def test_values_that_are_not_finite_may_be_the_tiles_own_fault() -> None:

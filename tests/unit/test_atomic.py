@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import os
 import platform
 import resource
@@ -16,9 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from kappamask_stream import atomic
-from kappamask_stream.atomic import publish, remove_stale
+from kappamask_stream import atomic, leftovers
+from kappamask_stream.atomic import publish
 from kappamask_stream.errors import OutputError
+from kappamask_stream.leftovers import tidy
+from kappamask_stream.whereabouts import boot, pid_namespace
 from tests.unit.places import files_in, small_disk
 
 
@@ -196,7 +199,7 @@ async def test_tasks_that_write_the_same_files_do_not_disturb_each_other(
     contents = [b"one", b"two"]
     tasks = [asyncio.create_task(publish([(tmp_path / "m.png", [c]), (tmp_path / "m.tif", [c])])) for c in contents]
     await asyncio.to_thread(written.wait, 30)
-    remove_stale([tmp_path / "m.png", tmp_path / "m.tif"])  # a third job begins
+    tidy([tmp_path / "m.png", tmp_path / "m.tif"])  # a third job begins
     assert sorted(files_in(tmp_path).values()) == sorted(2 * contents)
     await asyncio.to_thread(written.wait, 30)
     await asyncio.gather(*tasks)
@@ -304,7 +307,7 @@ async def test_publishing_says_in_the_loop_what_went_wrong_in_the_thread(tmp_pat
 WRITER = """
 import asyncio, sys, time
 from pathlib import Path
-from kappamask_stream import atomic
+from kappamask_stream import atomic, leftovers
 
 def wait(paths, needed):
     print("written", flush=True)
@@ -334,27 +337,128 @@ def test_temporary_files_of_a_killed_process_are_removed_and_those_of_a_live_one
 ) -> None:
     paths = [tmp_path / "m.png", tmp_path / "m.tif"]
     names = set(files_in(tmp_path))
-    assert {name.rpartition(f".{platform.node()}.{writer.pid}.")[0] for name in names} == {".m.png", ".m.tif"}
-    remove_stale(paths)
+    assert {name.partition(f".{platform.node()}.")[0] for name in names} == {".m.png", ".m.tif"}
+    assert all(f".{writer.pid}." in name for name in names)
+    tidy(paths)
     assert set(files_in(tmp_path)) == names
     writer.send_signal(signal.SIGKILL)
     writer.wait()
-    remove_stale(paths)
+    tidy(paths)
     assert files_in(tmp_path) == {}
 
 
-def test_only_abandoned_files_of_this_mask_are_removed(tmp_path: Path) -> None:
+def test_only_abandoned_files_of_this_mask_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host, own = platform.node(), os.getpid()
+    here = f"{host}.{leftovers._place()}"
     gone = [
-        f".m.tif.{host}.{own}.part", f".m.tif.{host}.{own}.old", f".m.tif.{host}.99999999999.part",
-        f".m.tif.{host}.{own}.{'0' * 8}-7.part", f".m.tif.{host}.99999999999.{'0' * 8}-0.old",
+        f".m.tif.{here}.{own}.{'0' * 8}-7.part", f".m.tif.{here}.99999999999.{'0' * 8}-0.old",
+        f".m.tif.{here}.99999999999.{'0' * 8}-1.none",
     ]  # fmt: skip
-    stay = ["m.tif", ".m.tif", ".m.tif.part", f".other.tif.{host}.{own}.part", f".m.tif.elsewhere.{own}.part"]
-    for name in [*gone, *stay]:
+    #: Of another machine, another container, another boot, and of a version that did not tell.
+    aging = [
+        f".m.tif.elsewhere.{leftovers._place()}.{own}.{'0' * 8}-0.part", f".m.tif.else.where.{own}.part",
+        f".m.tif.{host}.{boot()[:8]}-1.{own}.{'0' * 8}-0.part", f".m.tif.{host}.{boot()[:8]}-1.1.{'0' * 8}-0.old",
+        f".m.tif.{host}.{'0' * 8}-{pid_namespace()}.{own}.{'0' * 8}-0.part", f".m.tif.{host}.99999999999.part",
+    ]  # fmt: skip
+    stay = ["m.tif", ".m.tif", ".m.tif.part", f".other.tif.{here}.{own}.{'0' * 8}-9.part", f".m.tif.{here}.x.part"]
+    for name in [*gone, *aging, *stay]:
         (tmp_path / name).write_bytes(b"1")
-    aged = tmp_path / f".m.tif.else.where.{own}.part"
-    aged.write_bytes(b"1")
-    day_before_yesterday = time.time() - 2 * 24 * 3600
-    os.utime(aged, (day_before_yesterday, day_before_yesterday))
-    remove_stale([tmp_path / "m.tif"])
+        os.utime(tmp_path / name, (1, 1))  # a file that was moved aside has the time of its content
+    tidy([tmp_path / "m.tif"])
+    assert set(files_in(tmp_path)) == {*aging, *stay}
+    now = time.time()
+    monkeypatch.setattr(leftovers.time, "time", lambda: now + 2 * 24 * 3600)
+    tidy([tmp_path / "m.tif"])
     assert set(files_in(tmp_path)) == set(stay)
+
+
+#: Is killed at the n-th renaming, for every n, and shows what is there before and after the next one has tidied up.
+KILLED = """
+import asyncio, itertools, json, os, shutil, sys
+from pathlib import Path
+from kappamask_stream import atomic, leftovers
+from kappamask_stream.leftovers import tidy
+from kappamask_stream.whereabouts import boot, pid_namespace
+
+os.fsync = lambda _: None  # takes long, and the power stays on
+folder = Path(sys.argv[1])
+OLD = ("m.json", "t/p.png", "m_p.tif", "m_q.png", "m.tif")
+NEW = ("m_q.png", "m.png", "m.tif", "m.json")
+
+def content():
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+for number in itertools.count(1):
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "t").mkdir(parents=True)
+    for name in OLD:
+        (folder / name).write_text("old")
+    child = os.fork()
+    if child == 0:
+        rename, numbers = Path.replace, itertools.count(1)
+        def killing(self, target):
+            if next(numbers) == number:
+                os.kill(os.getpid(), 9)
+            return rename(self, target)
+        Path.replace = killing
+        stale = [folder / name for name in OLD]
+        asyncio.run(atomic.publish([(folder / name, [b"new"]) for name in NEW], stale=stale))
+        os._exit(0)
+    ended = os.waitpid(child, 0)[1]
+    if len(sys.argv) > 2:  # somebody else has written a mask meanwhile
+        asyncio.run(atomic.publish([(folder / name, [b"theirs"]) for name in ("m_q.png", "m.tif")]))
+    tidy([folder / name for name in ("m.tif", "m_q.png", "m_p.tif", "m.png", "m.json")])
+    print(json.dumps(content()), flush=True)
+    if ended == 0:
+        break
+"""
+
+
+def killed_at_every_renaming(folder: Path, *more: str) -> list[dict[str, str]]:
+    ran = subprocess.run([sys.executable, "-c", KILLED, str(folder), *more], stdout=subprocess.PIPE, check=True)
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+def test_a_set_that_was_being_replaced_by_a_killed_process_is_whole_again(tmp_path: Path) -> None:
+    *killed, ended = killed_at_every_renaming(tmp_path / "m")
+    old = dict.fromkeys(("m.json", "t/p.png", "m_p.tif", "m_q.png", "m.tif"), "old")
+    assert killed == [old] * len(killed)
+    assert len(killed) == 5 + 2 * 3 + 1  # of a new name first what is there is moved, which of the last one is replaced
+    assert ended == dict.fromkeys(("m_q.png", "m.png", "m.tif", "m.json"), "new")
+
+
+def test_what_a_killed_process_had_moved_aside_does_not_replace_what_came_later(tmp_path: Path) -> None:
+    for left in killed_at_every_renaming(tmp_path / "m", "theirs")[:-1]:
+        assert (left["m.tif"], left["m_q.png"]) == ("theirs", "theirs")
+        assert not any("/." in f"/{name}" for name in left)
+
+
+def test_what_cannot_come_back_stays_where_it_is_until_it_can(tmp_path: Path) -> None:
+    dead = f"{leftovers.new_writer().rpartition('.')[0]}.00000000-0"
+    mask = tmp_path / "m.tif"
+    old, new = (leftovers.temporary(mask, dead, kind) for kind in (leftovers.OLD, leftovers.NEW))
+    old.write_bytes(b"old")
+    new.write_bytes(b"new")
+    mask.mkdir()
+    tidy([mask])
+    assert files_in(tmp_path) == {old.name: b"old", new.name: b"new"}
+    mask.rmdir()
+    tidy([mask])
+    assert files_in(tmp_path) == {"m.tif": b"old"}
+
+
+async def test_two_that_take_the_same_old_mask_away_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look whether a file is there and its renaming another writer has renamed it."""
+    (tmp_path / "m.json").write_bytes(b"old")
+    is_file = Path.is_file
+
+    def late(self: Path) -> bool:
+        there = is_file(self)
+        if self.name == "m.json":
+            self.unlink(missing_ok=True)
+        return there
+
+    monkeypatch.setattr(Path, "is_file", late)
+    await publish([(tmp_path / "m.tif", [b"new"])], stale=[tmp_path / "m.json"])
+    monkeypatch.undo()
+    assert files_in(tmp_path) == {"m.tif": b"new"}

@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2
 
 from kappamask_stream.bench.closed_loop import divided, latency_of, percentile
 from kappamask_stream.bench.gpu_metrics import GpuReading, gpu_use
-from kappamask_stream.bench.load_messages import Sent
+from kappamask_stream.bench.load_messages import Connect, Sent
 from kappamask_stream.bench.load_processes import default_processes
 from kappamask_stream.bench.perf_analyzer import perf_analyzer_command, write_perf_analyzer_data
 from kappamask_stream.bench.server_level import ServerPlace, default_concurrencies, measure_server
@@ -26,6 +26,7 @@ from kappamask_stream.bench.server_statistics import Statistics, read_statistics
 from kappamask_stream.bench.tiles import write_tile_set
 from kappamask_stream.bench.types import GpuUse
 from kappamask_stream.errors import InputError, OutputError, UsageError
+from kappamask_stream.inference import TritonClient
 from kappamask_stream.inference.metrics import samples_in
 from kappamask_stream.opening import opened_product
 from kappamask_stream.s3 import Stores
@@ -44,6 +45,25 @@ if TYPE_CHECKING:
     from kappamask_stream.contract import ModelContract
 
 __all__ = ["coarse_l2a"]
+
+# The lane
+
+
+@pytest.mark.parametrize(("chosen", "lane"), [(None, "interactive"), ("backlog", "backlog")])
+async def test_tiles_go_in_the_lane_that_the_settings_name(
+    monkeypatch: pytest.MonkeyPatch, chosen: Any, lane: str
+) -> None:
+    """Else the model's default would be measured: behind all who are interactive, unlike the end-to-end level."""
+    asked: dict[str, Any] = {}
+
+    async def connect(*_: object, **options: Any) -> None:
+        asked.update(options)
+
+    monkeypatch.setattr(TritonClient, "connect", connect)
+    settings = Settings(triton="grpc://127.0.0.1:1", priority=chosen)
+    await Connect(settings=settings, model="null_l2a", memory_key=None, tiles=cast("Any", None)).connect()
+    assert asked["priority"] == lane
+
 
 # Statistics
 

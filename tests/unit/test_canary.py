@@ -250,8 +250,28 @@ def test_no_more_is_unpacked_than_a_tile_has_pixels() -> None:
 def test_a_tile_that_would_fill_the_memory_is_not_drawn() -> None:
     group = BandGroup(gsd_m=20, bands=("B02",), tile=8192, stride=8192)
     huge = make_contract(inputs=(group,), gsd_m=20, tile_size=8192, margin=0)
-    with pytest.raises(ContractError, match="beyond 4096 pixels"):
+    with pytest.raises(ContractError, match="beyond 1024 pixels"):
         known_labels(replace(huge, canary=KnownAnswer(recipe=RECIPE, labels="")))
+
+
+@pytest.mark.parametrize("fixture", ["one of 1024 pixels", "kappamask_contract"])
+def test_drawing_takes_little_more_memory_than_the_tile(request: pytest.FixtureRequest, fixture: str) -> None:
+    """The largest that a stranger's contract may ask for, with more bands than Sentinel-2 has."""
+    group = BandGroup(gsd_m=20, bands=tuple(f"X{i}" for i in range(16)), tile=1024, stride=1024)
+    contract = make_contract(inputs=(group,), gsd_m=20, tile_size=1024, margin=0)
+    if fixture == "kappamask_contract":
+        contract = request.getfixturevalue(fixture)
+    answer = packed(bytes([1]) * contract.tile_size**2)
+    contract = replace(contract, canary=KnownAnswer(recipe=RECIPE, labels=answer))
+    tracemalloc.start()
+    try:
+        drawn = sum(pixels.nbytes for pixels in canary_tile(contract).tensors.values())
+        known = known_labels(contract)
+        assert known is not None
+        assert compare(contract, known, known).is_right
+        assert tracemalloc.get_traced_memory()[1] < drawn + (48 << 20) < 256 << 20
+    finally:
+        tracemalloc.stop()
 
 
 # Fingerprints

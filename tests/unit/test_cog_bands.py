@@ -1,6 +1,7 @@
 """Bands in tiled TIFFs: what is read equals rasterio's pixels; what cannot be read is refused in words."""
 
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,20 @@ def test_keeps_the_15_bits_of_jpeg_2000(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode_whole(index, data), pixels)
 
 
+def test_blocks_of_4096_pixels_are_read_and_what_they_take_is_counted(tmp_path: Path) -> None:
+    path = write_cog(tmp_path / "B02.tif", scene(), blockxsize=4096, blockysize=4096, predictor=2)
+    data = path.read_bytes()
+    index, _ = index_file(data)
+    tracemalloc.start()
+    try:
+        pixels = decode_whole(index, data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(pixels, scene())
+    assert 2 * 2 * 4096**2 <= peak <= index.decode_bytes + len(data) + 2**20
+
+
 def test_sparse_blocks_are_zero_without_bytes(tmp_path: Path) -> None:
     path = write_cog(tmp_path / "B02.tif", scene(), SPARSE_OK=True, nodata=0)
     index, _ = index_file(path.read_bytes())
@@ -179,9 +194,16 @@ def test_reads_what_is_written_by_hand(form: dict[str, Any]) -> None:
         ({257: None}, r"tag 257 \(height\) is missing"),
         ({256: (4, (0,))}, "32 x 0 pixels, 1 to 131072"),
         ({256: (4, (2**31,))}, "32 x 2147483648 pixels"),
-        ({322: (4, (2**20,))}, "blocks have 16 x 1048576 pixels"),
-        ({322: (4, (2064,)), 323: (4, (2064,))}, "blocks have 2064 x 2064 pixels, 1 to 2048 are read"),
-        ({256: (4, (100000,)), 257: (4, (100000,))}, "6250 x 6250 blocks, at most 16384"),
+        ({322: (4, (2**20,))}, "has blocks of 16 x 1048576 pixels; 1 to 4096"),
+        (
+            {322: (4, (4112,)), 323: (4, (4112,))},
+            "has blocks of 4112 x 4112 pixels; 1 to 4096 on a side are read, this layout is not$",
+        ),
+        ({322: (4, (0,))}, "its blocks have 16 x 0 pixels"),
+        (
+            {256: (4, (100000,)), 257: (4, (100000,))},
+            "has 6250 x 6250 blocks; at most 32768 are read, this layout is not$",
+        ),
         ({324: (4, (1000, 1256, 1512))}, r"tag 324 \(offsets\) has 3 values, 4 are needed"),
         ({324: (4, (1000, 1256, 1512, 1999))}, "block 3 is said to lie at bytes 1999 to 2255, the file has 2024"),
         ({324: (4, (1000, 1256, 1512, 0))}, "block 3 is said to lie at bytes 0 to 256"),

@@ -15,6 +15,7 @@ PURE = {
     "contract",
     "contract_fields",
     "contract_rules",
+    "plain_text",
     "canary",
     "extent",
     "grid",
@@ -43,6 +44,7 @@ LAYERS = [
         "s3",
         "sources",
         "jp2",
+        "leftovers",
         "aoi",
         "bands",
         "inference",
@@ -61,6 +63,7 @@ LAYERS = [
         "threads",
         "tile_pictures",
         "weights",
+        "whereabouts",
     },
     {
         "assembly",

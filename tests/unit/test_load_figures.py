@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -14,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-load = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "load" / "figures.py")))
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "load"
+load = SimpleNamespace(**runpy.run_path(str(FOLDER / "figures.py")))
 WELL: dict[str, Any] = {
     "failures": (), "memory_mb": {}, "counted": {}, "rates": {"one": 1.0, "two": 1.2}, "pending": [90.0, 120.0],
-    "full": 8, "latencies_s": {"interactive": [0.5, 0.6, 9.0], "backlog": [8.0, 9.0]},
+    "least_pending": 8, "refused": 1, "latencies_s": {"interactive": [0.5, 0.6, 9.0], "backlog": [8.0, 9.0]},
 }  # fmt: skip
 
 
@@ -90,7 +93,8 @@ def test_what_is_well_has_no_faults() -> None:
         ),
         ({"counted": {"files of tiles 1": samples([30, 33, 31, 30, 36, 37, 38, 38])}}, "files of tiles 1: 5 more"),
         ({"rates": {"one": 1.0, "two": 1.51}}, "the quickest client got 1.51 times what the slowest got"),
-        ({"pending": [120.0, 7.0, 110.0]}, "the queue was not full: 7 requests waited, 8 were expected"),
+        ({"pending": [120.0, 7.0, 110.0]}, "the queue ran low: 7 requests waited, 8 are the next batches"),
+        ({"refused": 0}, "the queue was never full: no request was refused, at most 120 waited"),
         ({"latencies_s": {"interactive": [3.0], "backlog": [8.0]}}, "waited 2.7 times as long"),
         ({"latencies_s": {"interactive": [3.0], "backlog": []}}, "no tile was answered in one of the lanes"),
     ],
@@ -99,3 +103,82 @@ def test_each_criterion_is_a_fault_of_its_own(change: dict[str, Any], says: str)
     (found,) = load.faults(**WELL | change)
     with pytest.raises(AssertionError, match=says):
         raise AssertionError(found)
+
+
+@pytest.mark.parametrize(("tiles_per_s", "fits"), [(2.0, False), (2.26, False), (2.27, True), (50.0, True)])
+def test_a_machine_whose_full_queue_outlasts_a_clients_patience_is_too_slow(*, tiles_per_s: float, fits: bool) -> None:
+    said = load.too_slow(tiles_per_s, 272, 120.0)
+    assert (said is None) is fits
+    assert fits or f"answers {tiles_per_s:.2f} tiles/s" in said
+    assert fits or "at least 2.27 tiles/s are needed" in said
+
+
+@pytest.fixture(scope="module")
+def report() -> Iterator[SimpleNamespace]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        yield SimpleNamespace(**runpy.run_path(str(FOLDER / "report.py")))
+        sys.modules.pop("figures")
+
+
+WHO = ("tiles 1", "tiles 2", "probe, interactive", "probe, backlog")
+
+
+def seen(*, seconds: int, looks: int | None = None) -> dict[str, Any]:
+    """Return what `run.py` sees of a run in which all is well, a look a second."""
+    values = {(what, who): 90.0 for what in ("rss_mb", "shared_mb", "files", "threads") for who in (*WHO, "server")}
+    ends = {"retries": {"ServerOverloadedError": 3}, "failures": []}
+    counts = [{"at": 100.0 + at, "answered": 5 * at} for at in range(seconds)]
+    probes = [[{"at": 100.0 + at, "latency_s": latency_s} for at in range(seconds)] for latency_s in (1.0, 20.0)]
+    return {
+        "began": 100.0, "ended": 100.0 + seconds, "failures": [],
+        "looks": [(100.0 + at, values | {("pending", "server"): 250.0}) for at in range(seconds)][:looks],
+        "said": dict(zip(WHO, ([*lines, ends] for lines in (counts, counts, *probes)), strict=True)),
+    }  # fmt: skip
+
+
+def test_a_run_in_which_all_is_well_is_shown_whole(report: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = report.judged(seen(seconds=60), [])
+    assert (figures["faults"], figures["tiles_per_s"], figures["lead"]) == ([], 10.0, 20.0)
+    report.show(figures)
+    shown = capsys.readouterr().out
+    assert "3 ServerOverloadedError" in shown
+    assert "250 to 250 requests waited" in shown
+    assert "fault" not in shown
+
+
+@pytest.mark.parametrize("looks", [0, 1, 22])
+def test_a_client_that_fails_early_is_said_and_nothing_else(
+    report: SimpleNamespace, capsys: pytest.CaptureFixture[str], looks: int
+) -> None:
+    """Before the first look, and before there are enough for a trend."""
+    early = seen(seconds=40, looks=looks)
+    early["said"]["tiles 2"] = [{"retries": {}, "failures": ["InferenceError: no"]}]
+    early["said"]["probe, backlog"] = []
+    report.show(report.judged(early, ["2 processes of the server were left"]))
+    assert capsys.readouterr().out.splitlines() == [
+        "fault: tiles 2: InferenceError: no",
+        "fault: probe, backlog: it was killed",
+        "fault: 2 processes of the server were left",
+    ]
+
+
+def test_a_run_that_ends_in_its_warm_up_is_said_to_be_too_short(report: SimpleNamespace) -> None:
+    assert report.judged(seen(seconds=15), [])["faults"] == [
+        "0 looks after the warm-up, 3 are needed: give it more --minutes"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--minutes", "0.5"], "--minutes is 0.5: 1 to 30 are taken, of which 20 s are the warm-up"),
+        (["--minutes", "31"], "--minutes is 31: 1 to 30 are taken"),
+        (["--clients", "3"], "--clients is 3: 4 or more are needed"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: list[str], says: str) -> None:
+    command = [sys.executable, str(FOLDER / "run.py"), *options]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith(f"run.py: error: {says}")

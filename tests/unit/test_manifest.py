@@ -8,6 +8,7 @@ import pytest
 from kappamask_stream import manifest
 from kappamask_stream.errors import ProductError
 from kappamask_stream.manifest import parse_manifest, verify
+from kappamask_stream.product import open_product
 from kappamask_stream.sources import DirectorySource
 from kappamask_stream.sources.blob import FileBlob
 from kappamask_stream.sources.stac_bands import parse_item
@@ -88,6 +89,24 @@ async def test_what_masks_do_not_need_may_be_missing(l2a: Path) -> None:
     assert len(remarks) == 2
     assert remarks[0] == "HTML/UserProduct_index.html is missing, masks do not need it"
     assert "_TCI_10m.jp2" in remarks[1]
+
+
+async def test_what_other_programs_leave_beside_the_bands_is_none_of_it(l2a: Path) -> None:
+    image = band(l2a)
+    for path in (
+        l2a / "MTD_MSIL2A.xml.bak", l2a / "MTD_MSIL2A.xml.aux.xml", l2a / "._MTD_MSIL2A.xml", l2a / ".DS_Store",
+        image.with_suffix(".tif"), image.with_suffix(".jp2.aux.xml"), image.with_name(f"._{image.name}"),
+    ):  # fmt: skip
+        path.write_bytes(b"\0\5\x16\7")
+    assert await verify(DirectorySource(l2a)) == []
+    product = await open_product(DirectorySource(l2a))
+    assert not any(path.rpartition("/")[2].startswith("._") for path in product.files.values())
+    # But a band that the product would be read from, and nobody vouches for, is.
+    other = image.with_name(image.name.replace("B02_10m", "B12_10m"))
+    other.write_bytes(b"x")
+    with pytest.raises(ProductError, match=rf"1 of 21 files .* {other.name} is not listed there"):
+        await verify(DirectorySource(l2a))
+    assert any(path.endswith(other.name) for path in (await open_product(DirectorySource(l2a))).files.values())
 
 
 async def test_bands_may_not(l2a: Path) -> None:
@@ -189,6 +208,14 @@ def test_entries() -> None:
         ("DATASTRIP/DS_x/MTD_DS.xml", False),
         ("HTML/UserProduct_index.html", False),
         ("INSPIRE.xml", False),
+        ("MTD_MSIL1C.xml", True),
+        ("MTD_MSIL2A.xml.aux.xml", False),
+        ("MTD_MSIL2A.xml.bak", False),
+        ("._MTD_MSIL2A.xml", False),
+        ("GRANULE/x/IMG_DATA/T46RER_20210908T042701_B02.JP2", True),
+        ("GRANULE/x/IMG_DATA/T46RER_20210908T042701_B02.tif", False),
+        ("GRANULE/x/IMG_DATA/T46RER_20210908T042701_B02.jp2.aux.xml", False),
+        ("GRANULE/x/IMG_DATA/._T46RER_20210908T042701_B02.jp2", False),
     ],
 )
 def test_what_is_needed(path: str, needed: bool) -> None:  # noqa: FBT001

@@ -21,6 +21,7 @@ from kappamask_stream.cog.tiff import assemble
 from kappamask_stream.contract import ModelContract
 from kappamask_stream.destinations import FolderDestination, OutputFile
 from kappamask_stream.errors import OutputError
+from kappamask_stream.leftovers import NEW, new_writer, temporary
 from kappamask_stream.output import MaskOptions, OutputPlan
 from kappamask_stream.product import Product
 from kappamask_stream.sources import DirectorySource
@@ -323,12 +324,16 @@ async def test_a_foreign_or_beheaded_file_is_an_error_unless_overwriting(
     assert not await plan.is_done(OVERWRITE)
 
 
+#: This process's number, of another run.
+DEAD = new_writer().rpartition(".")[0] + ".00000000-0"
+
+
 async def test_tidying_removes_what_a_killed_run_left(plan: OutputPlan, folder: Path) -> None:
     names = [plan.mask, plan.quicklook]
     await plan.destination.tidy(names)
     await plan.destination.prepare(names)
     for name in names:
-        (folder / f".{name}.{platform.node()}.{os.getpid()}.part").write_bytes(b"1")
+        (folder / temporary(Path(name), DEAD, NEW).name).write_bytes(b"1")
     await plan.destination.tidy(names)
     assert files_in(folder) == {}
     await plan.destination.discard()
@@ -336,7 +341,7 @@ async def test_tidying_removes_what_a_killed_run_left(plan: OutputPlan, folder: 
 
 
 async def test_temporary_files_of_killed_runs_go_from_tiles_folders_too(plan: OutputPlan, folder: Path) -> None:
-    left = folder / "tile_0_0" / f".prediction.png.{platform.node()}.{os.getpid()}.part"
+    left = folder / "tile_0_0" / temporary(Path("prediction.png"), DEAD, NEW).name
     left.parent.mkdir(parents=True)
     left.write_bytes(b"1")
     await plan.destination.tidy([plan.mask, "tile_0_0/prediction.png", "tile_1_0/prediction.png"])

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from kappamask_stream.errors import ServerOverloadedError
 from kappamask_stream.inference import InFlightWindow
 
 
@@ -45,6 +46,27 @@ async def test_overload_halves_and_answers_restore() -> None:
         window.release()
     for _ in range(100):
         window.answered()
+    assert window.limit == 8
+
+
+async def test_one_full_queue_lowers_the_limit_once_however_many_it_turns_away() -> None:
+    window, full = InFlightWindow(32), asyncio.Event()
+
+    async def work() -> None:
+        async with window.slot():
+            await full.wait()
+            raise ServerOverloadedError("full")
+
+    async def all_of_them() -> None:
+        full.clear()
+        sent = [asyncio.create_task(work()) for _ in range(window.limit)]
+        await asyncio.sleep(0)
+        full.set()
+        await asyncio.gather(*sent, return_exceptions=True)
+
+    await all_of_them()
+    assert window.limit == 16
+    await all_of_them()  # these were sent after it
     assert window.limit == 8
 
 
