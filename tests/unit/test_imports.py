@@ -17,6 +17,7 @@ PURE = {
     "contract_rules",
     "plain_text",
     "canary",
+    "canary_scene",
     "extent",
     "grid",
     "frame",
