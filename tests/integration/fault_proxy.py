@@ -35,7 +35,7 @@ class FaultProxy:
     cut_after : bytes from the server after which a connection is reset; None never.
     cut_points : counts of bytes passed, either way, at which all connections are reset; each is used up.
     hold_after : bytes to the server after which a connection passes nothing more on to it, until `let_go`; None never.
-    hold_from : bytes that the server must have answered, in all, before those count.
+    hold_from : bytes that the server must have answered on the connection before those count.
     held : is set once a connection is held.
     corrupt : changes bytes on their way; is given ``to_server`` and a chunk.
     connections, cuts, corrupted, passed : counts of connections, of connections that were reset, of chunks that were
@@ -54,7 +54,7 @@ class FaultProxy:
         self.hold_from = 0
         self.held = threading.Event()
         self.corrupt: Callable[[bool, bytes], bytes] | None = None
-        self.connections = self.cuts = self.corrupted = self.passed = self._answered = 0
+        self.connections = self.cuts = self.corrupted = self.passed = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         # The mutable state below belongs to the loop's thread.
@@ -128,16 +128,20 @@ class FaultProxy:
             return
         both = {writer, server_writer}
         self._open |= both
+        answered = [0]
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pass_on(reader, server_writer, to_server=True))
-                group.create_task(self._pass_on(server_reader, writer, to_server=False))
+                group.create_task(self._pass_on(reader, server_writer, answered, to_server=True))
+                group.create_task(self._pass_on(server_reader, writer, answered, to_server=False))
         finally:
             self._open -= both
             for one in both:
                 one.transport.abort()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_server: bool) -> None:
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answered: list[int], *, to_server: bool
+    ) -> None:
+        """Pass bytes one way; `answered` counts those that the connection's server has sent."""
         passed = counted = 0
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK if self.bytes_per_s is None else max(1, int(self.bytes_per_s / 10))):
@@ -147,7 +151,7 @@ class FaultProxy:
                 await self._flowing.wait()
                 if writer in self._frozen:
                     await asyncio.get_running_loop().create_future()
-                counted = counted + len(data) if to_server and self._answered >= self.hold_from else 0
+                counted = counted + len(data) if to_server and answered[0] >= self.hold_from else 0
                 if self.hold_after is not None and counted > self.hold_after:
                     self.held.set()
                     await self._let_go.wait()
@@ -168,7 +172,7 @@ class FaultProxy:
                 await writer.drain()
                 passed += len(data)
                 self.passed += len(data)
-                self._answered += 0 if to_server else len(data)
+                answered[0] += 0 if to_server else len(data)
             writer.write_eof()
 
     def _reset(self, writer: asyncio.StreamWriter) -> None:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from kappamask_stream.contract import BandGroup
 from kappamask_stream.errors import CodestreamError, ProductError
-from kappamask_stream.grid import TileGrid
-from kappamask_stream.jp2 import BandInput, CodestreamIndex, DecodePlan, TileStream
+from kappamask_stream.grid import TileGrid, Window
+from kappamask_stream.jp2 import BandInput, CodestreamIndex, CodestreamTile, DecodePlan, TileDecoder, TileStream
 from kappamask_stream.jp2.reading import ReadStats, RunReader
 from tests.stream.test_tile_stream import (
     GROUP,
@@ -170,12 +170,21 @@ class Checker:
         return np.ones((height, width), np.uint16)
 
 
+class AsTheyAre(CodestreamIndex):
+    """Hands tile-parts to the decoder unlooked at: they are random bytes."""
+
+    def decode_tile(
+        self, tile: CodestreamTile, parts: list[bytes], decoder: TileDecoder, needed: Window | None = None, /
+    ) -> NDArray[np.uint16]:
+        return decoder.decode(b"".join(parts), height=tile.window.height, width=tile.window.width, name=self.name)
+
+
 def undecodable(plan: DecodePlan) -> DecodePlan:
     """Name the bands' files apart and let their tiles be handed to the decoder as they are."""
     bands = []
     for number, band in enumerate(plan.bands):
         fields: dict[str, Any] = {**vars(band.index), "name": f"{number}", "plain_reason": "made for a test"}
-        index = CodestreamIndex(**fields)
+        index = AsTheyAre(**fields)
         bands.append(BandInput(path=band.path, index=index, group=band.group, channel=band.channel))
     return DecodePlan.of(bands, plan.tiles)
 

@@ -46,7 +46,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Serv
 
 def test_without_flags_settings_are_what_they_are_elsewhere(asked: Callable[..., Service]) -> None:
     service = asked()
-    assert service.settings == Settings()
+    assert service.settings == Settings(priority="backlog")
     assert service.levels == ("L1C", "L2A")
     assert (service.choice.model, service.max_messages, service.until_empty) == ("kappamask", None, False)
     assert service.order.extras == [StacExtra], "by its Item a finished mask is recognised"
