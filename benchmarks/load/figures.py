@@ -86,7 +86,7 @@ def faults(
     failures: Sequence[str],
     memory_mb: Mapping[str, Trend],
     counted: Mapping[str, Sequence[tuple[float, float]]],
-    rates: Mapping[str, float],
+    rates: Sequence[float],
     pending: Sequence[float],
     least_pending: int,
     refused: int,
@@ -99,7 +99,7 @@ def faults(
     failures : what clients said.
     memory_mb : of each process, after the warm-up.
     counted : files and threads of each, after the warm-up.
-    rates : tiles per second of each client that fills the queue.
+    rates : tiles per second of each client that should get as much as the others.
     pending : requests that waited in the server, at each look.
     least_pending : fewer than these waiting, and the server's next batches are not full.
     refused : requests that the server has turned away: none, and the queue was never full.
@@ -112,7 +112,7 @@ def faults(
     for name, samples in counted.items():
         if (more := more_at_the_end(samples)) > MOST_MORE:
             found.append(f"{name}: {more:.0f} more at the end")
-    if (worst := unfairness(list(rates.values()))) > MOST_UNFAIR:
+    if (worst := unfairness(rates)) > MOST_UNFAIR:
         found.append(f"the quickest client got {worst:.2f} times what the slowest got: at most {MOST_UNFAIR}")
     if refused == 0:
         found.append(f"the queue was never full: no request was refused, at most {max(pending):.0f} waited")

@@ -44,19 +44,21 @@ def judged(seen: dict[str, Any], leftovers: list[str]) -> dict[str, Any]:
     counted = {f"{what} of {who}": found for (what, who), found in series.items() if what in {"files", "threads"}}
     waiting = [value for _, value in series["pending", "server"]]
     wrong = faults(
-        failures=failures, memory_mb=memory, counted=counted, rates=paces, pending=waiting, least_pending=IN_WORK,
-        refused=sum(causes.get(_REFUSED, 0) for causes in retries.values()), latencies_s=latencies,
+        failures=failures, memory_mb=memory, counted=counted, rates=_equal(paces), pending=waiting,
+        least_pending=IN_WORK, latencies_s=latencies,
+        refused=sum(causes.get(_REFUSED, 0) for causes in retries.values()),
     )  # fmt: skip
     return {
         "minutes": minutes,
         "cores": os.cpu_count(),
         "tiles_per_s": sum(paces.values()),
         "rates": paces,
-        "unfairness": unfairness(list(paces.values())),
+        "unfairness": unfairness(_equal(paces)),
         "pending": {"least": min(waiting), "median": statistics.median(waiting), "most": max(waiting)},
         "latency_s": {lane: _quantiles(found) for lane, found in latencies.items()},
         "lead": lead(latencies) if all(latencies.values()) else None,
         "growth": {name: asdict(trend) for name, trend in memory.items()},
+        "by_minute": _by_minute(seen["looks"], seen["began"]),
         "counted": {name: [found[0][1], found[-1][1]] for name, found in counted.items()},
         "retries": retries,
         "faults": wrong,
@@ -69,6 +71,25 @@ def rates(said: Mapping[str, Sequence[dict[str, Any]]], begin: float, end: float
         name: rate([(line["at"], line["answered"]) for line in lines if "answered" in line], begin, end)
         for name, lines in said.items()
         if not name.startswith("probe")
+    }
+
+
+def _equal(paces: Mapping[str, float]) -> list[float]:
+    """Return the rates of those that do the same, and should get the same: who sends tiles only."""
+    return [pace for name, pace in paces.items() if name.startswith("tiles")]
+
+
+def _by_minute(looks: Sequence[tuple[float, Sample]], began: float) -> dict[str, list[float]]:
+    """Return the memory of each process, the median of each minute from the first: a slope does not show its bends."""
+    minutes: dict[int, list[Sample]] = {}
+    for at, sample in looks:
+        minutes.setdefault(int((at - began) // 60), []).append(sample)
+    return {
+        f"{what} of {who}": [
+            round(statistics.median(sample[what, who] for sample in some), 1) for some in minutes.values()
+        ]
+        for what, who in looks[0][1]
+        if what.endswith("_mb")
     }
 
 
@@ -115,6 +136,6 @@ def _show_tables(figures: dict[str, Any]) -> None:
         print(f"{lane:<20}{found['count']:9d}{numbers}")
     least, median, most = (figures["pending"][name] for name in ("least", "median", "most"))
     print(
-        f"\n{figures['minutes']} min, {figures['tiles_per_s']:.2f} tiles/s; quickest / slowest client "
+        f"\n{figures['minutes']} min, {figures['tiles_per_s']:.2f} tiles/s; quickest / slowest of the equal clients "
         f"{figures['unfairness']:.3f}; {least:.0f} to {most:.0f} requests waited, {median:.0f} in the middle"
     )

@@ -23,7 +23,7 @@ _MOST_BYTES = 4 << 30
 
 
 class InFlightWindow:
-    """Slots for requests in flight, first come first served; additive increase, multiplicative decrease.
+    """Slots for requests in flight, first come first served; slow start, additive increase, multiplicative decrease.
 
     Parameters
     ----------
@@ -33,14 +33,14 @@ class InFlightWindow:
     ----------
     urgent : limits those that are in the interactive lane because they are late; taken before a slot.
 
-    State: `_in_flight`, `_limit` (between 1 and maximum, fractional), how often that was lowered, and the waiting
-    futures, oldest first.
+    State: `_in_flight`, `_limit` (between 1 and maximum, fractional), `_threshold` below which it comes back quickly,
+    how often it was lowered, and the waiting futures, oldest first.
     """
 
     def __init__(self, maximum: int) -> None:
         self.maximum = maximum
         self.urgent = asyncio.Semaphore(_URGENT)
-        self._limit = float(maximum)
+        self._limit = self._threshold = float(maximum)
         self._in_flight = self._lowered = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
@@ -108,13 +108,19 @@ class InFlightWindow:
         self._wake()
 
     def overloaded(self) -> None:
-        """Take note that the server's queue was full."""
+        """Take note that the server's queue was full: what was in flight was too much, by a factor."""
         self._lowered += 1
+        self._threshold = max(1.0, self._limit * _DECREASE)
         self._limit = max(1.0, min(self._limit, float(self._in_flight or 1)) * _DECREASE)
 
     def answered(self) -> None:
-        """Take note of a good answer."""
-        self._limit = min(float(self.maximum), self._limit + 1.0 / max(1.0, self._limit))
+        """Take note of a good answer: twice as many in flight after all are answered, above the threshold one more.
+
+        A client that happened to have few in flight while others filled the queue is soon where it was (slow start and
+        congestion avoidance: RFC 5681, 3.1).
+        """
+        more = 1.0 if self._limit < self._threshold else 1.0 / self._limit
+        self._limit = min(float(self.maximum), self._limit + more)
         self._wake()
 
     def _wake(self) -> None:

@@ -13,7 +13,7 @@ from kappamask_stream.errors import CanaryError
 from tests.faults.faulty_triton import FaultyModel
 from tests.faults.queue_crew import crew, products, whole
 from tests.faults.triton_masks import Disturbed, scene, undisturbed
-from tests.integration.conftest import PrivateTriton, build, private_tritons
+from tests.integration.conftest import PrivateTriton, private_tritons
 from tests.integration.queue_servers import queue_server
 from tests.stream.polling import until
 
@@ -78,12 +78,11 @@ null_model.build("null_l2a", Path(sys.argv[1]))
 
 
 @pytest.fixture(scope="module")
-def any_server(server_env: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("faulty")
-    build(server_env, "null_l2a", source)
+def any_server(server_env: Path, null_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = tmp_path_factory.mktemp("faulty")
     other = made / "other.onnx"
     subprocess.run([str(server_env / "bin" / "python"), "-I", "-c", _OTHER, str(other)], check=True)
-    model = FaultyModel(made / "repository", source)
+    model = FaultyModel(made / "repository", null_repository)
     with private_tritons(server_env) as start:
         yield Server(model, start(model.repository, ["null_l2a"]), other)
 

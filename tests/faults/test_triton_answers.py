@@ -14,7 +14,7 @@ from kappamask_stream.inference import InferResult, TritonClient
 from tests.faults.faulty_triton import FaultyModel
 from tests.faults.triton_masks import Disturbed, scene, undisturbed
 from tests.faults.triton_relay import relayed
-from tests.integration.conftest import build, private_tritons
+from tests.integration.conftest import private_tritons
 from tests.integration.tiles import tile_for
 from tests.stream.polling import until
 
@@ -44,10 +44,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def any_server(server_env: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("faulty")
-    build(server_env, "null_l2a", source)
-    model = FaultyModel(made / "repository", source, *TINY_QUEUE)
+def any_server(server_env: Path, null_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    model = FaultyModel(tmp_path_factory.mktemp("faulty") / "repository", null_repository, *TINY_QUEUE)
     with private_tritons(server_env) as start:
         yield Server(model, f"grpc://{start(model.repository, ['null_l2a']).address}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kappamask_stream.errors import CodestreamError
 from kappamask_stream.jp2.codestream import CodestreamIndex, index_steps
+from tests.fuzz.in_memory import indexed_in
 from tests.fuzz.jp2_files import files
 
 _NAME = "fuzzed.jp2"
@@ -30,15 +31,8 @@ def one_input(data: bytes) -> None:
 
 def indexed(data: bytes, *, partly: bool = False) -> CodestreamIndex | None:
     """Return the index of a file in memory, None where it is refused."""
-    steps = index_steps(_NAME, len(data), (lambda _: (0,)) if partly else None)
     try:
-        offset, length = next(steps)
-        while True:
-            assert 0 <= offset < offset + length <= len(data), "bytes are asked for that are not there"
-            offset, length = steps.send(data[offset : offset + length])
-    except StopIteration as finished:
-        index: CodestreamIndex = finished.value
-        return index
+        return indexed_in(data, index_steps(_NAME, len(data), (lambda _: (0,)) if partly else None))
     except CodestreamError as error:
         said = str(error)
     assert said.startswith(f"{_NAME}: "), "the file is not named"

@@ -7,6 +7,7 @@ import zlib
 
 from kappamask_stream.bands.cog import CogIndex, index_cog_steps
 from kappamask_stream.errors import ProductError
+from tests.fuzz.in_memory import indexed_in
 
 _NAME = "fuzzed.tif"
 _MOST_PIXELS = 2**16
@@ -64,15 +65,8 @@ def one_input(data: bytes) -> None:
 
 
 def _indexed(data: bytes) -> CogIndex | None:
-    steps = index_cog_steps(_NAME, len(data))
     try:
-        offset, length = next(steps)
-        while True:
-            assert 0 <= offset < offset + length <= len(data), "bytes are asked for that are not there"
-            offset, length = steps.send(data[offset : offset + length])
-    except StopIteration as finished:
-        index: CogIndex = finished.value
-        return index
+        return indexed_in(data, index_cog_steps(_NAME, len(data)))
     except ProductError as error:
         said = str(error)
     assert said.startswith(_NAME), "the file is not named"

@@ -9,23 +9,21 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 from tritonclient.utils import InferenceServerException
 
 from kappamask_stream.inference.shared_memory import lacking
 from tests.fault_table import Fault
 from tests.stream.inline_threads import Inline
+from tests.stream.loop_machine import LoopMachine
 from tests.stream.test_region_pool import FULL, LOST, SIZE, UNKNOWN, Server, files, pool_of
-from tests.stream.virtual_time import VirtualLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from kappamask_stream.inference.region_pool import RegionPool
 
 pytestmark = pytest.mark.skipif(lacking() is not None, reason=f"no shared memory: {lacking()}")
@@ -34,32 +32,21 @@ EVENTS = st.tuples(st.sampled_from(["send", "send", "answer", "answer", "full", 
 CALLS = ("metadata", "register", "status", "unregister")
 
 
-class Regions(RuleBasedStateMachine):
+class Regions(LoopMachine):
     """Requests by number; `reading` holds those that the server works on, with the region of each."""
 
+    under_test = "pool"
     pool: RegionPool
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = VirtualLoop()
         self.loop.set_default_executor(Inline(at_once=True))
-        asyncio.set_event_loop(self.loop)
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.ends: dict[int, asyncio.Future[None]] = {}
         self.names: dict[int, str] = {}
         self.reading: dict[int, str] = {}
         self.clashes: list[str] = []
         self.over_grpc = 0
-
-    def run_now(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return self.loop.run_until_complete(work)
-
-    def settle(self) -> None:
-        async def steps() -> None:
-            for _ in range(20):
-                await asyncio.sleep(0)
-
-        self.run_now(steps())
 
     @initialize()
     def open_pool(self) -> None:
@@ -179,19 +166,8 @@ class Regions(RuleBasedStateMachine):
         held = [self.names[number] for number in self._waiting() if number in self.names]
         assert len(set(held)) == len(held)
 
-    def teardown(self) -> None:
+    def finish(self) -> None:
         """Closed beside a server that answers, nothing is left: neither in its books nor on the disk."""
-        try:
-            if hasattr(self, "pool"):
-                self._finish()
-        finally:
-            for task in (left := asyncio.all_tasks(self.loop)):
-                task.cancel()
-            self.run_now(asyncio.wait(left) if left else asyncio.sleep(0))
-            self.loop.close()
-            asyncio.set_event_loop(None)
-
-    def _finish(self) -> None:
         self.server.failures.clear()
         self.server_goes_on()
         while self._waiting():

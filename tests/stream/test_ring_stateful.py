@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from kappamask_stream.bands.types import BandTile
 from kappamask_stream.contract import BandGroup
@@ -22,11 +22,11 @@ from kappamask_stream.grid import TileGrid, Window
 from kappamask_stream.jp2 import BandInput, DecodePlan, TilePixels, TileStream
 from tests.fault_table import Fault
 from tests.stream.inline_threads import Inline
+from tests.stream.loop_machine import LoopMachine
 from tests.stream.test_tile_stream import check_tile, held
-from tests.stream.virtual_time import VirtualLoop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator
 
     from numpy.typing import NDArray
 
@@ -134,20 +134,16 @@ def bands(draw: st.DrawFn) -> tuple[tuple[BandGroup, ...], list[tuple[ArrayIndex
     return tuple(groups), files, margin
 
 
-class Ring(RuleBasedStateMachine):
+class Ring(LoopMachine):
     """One stream; `images` holds what its tiles must be cut from."""
 
+    under_test = "stream"
     stream: TileStream
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = VirtualLoop()
-        asyncio.set_event_loop(self.loop)
         self.asking: asyncio.Task[TilePixels] | None = None
         self.taken = 0
-
-    def run_now(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return self.loop.run_until_complete(work)
 
     @initialize(
         case=bands(), wanted=st.lists(st.integers(0), max_size=6), spare=st.sampled_from([0, 1000, 10**9]),
@@ -189,11 +185,7 @@ class Ring(RuleBasedStateMachine):
         self.settle()
 
     def settle(self) -> None:
-        async def steps() -> None:
-            for _ in range(12):
-                await asyncio.sleep(0)
-
-        self.run_now(steps())
+        super().settle()
         if self.asking is not None and self.asking.done():
             self._take(self.asking)
             self.asking = None
@@ -252,18 +244,7 @@ class Ring(RuleBasedStateMachine):
         if hasattr(self, "stream"):
             assert all(times == 1 for index in self.indexes for times in index.decoded.values())
 
-    def teardown(self) -> None:
-        try:
-            if hasattr(self, "stream"):
-                self._finish()
-        finally:
-            for task in (left := asyncio.all_tasks(self.loop)):
-                task.cancel()
-            self.run_now(asyncio.wait(left) if left else asyncio.sleep(0))
-            self.loop.close()
-            asyncio.set_event_loop(None)
-
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """With sources that answer and decoders that end, all tiles come, and nothing is held then."""
         while self.taken < len(self.plan.tiles):
             if self.asking is None:

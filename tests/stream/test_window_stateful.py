@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from kappamask_stream.errors import (
     InferenceError,
@@ -26,10 +25,7 @@ from kappamask_stream.errors import (
 )
 from kappamask_stream.inference import InferResult, InFlightWindow, RetryPolicy, TileRequest, infer_with_retry
 from tests.fault_table import Fault
-from tests.stream.virtual_time import VirtualLoop
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
+from tests.stream.loop_machine import LoopMachine
 
 #: What a request ends with but for an answer; the last one is not worth another try.
 FAILURES: dict[str, KappaMaskError] = {
@@ -82,33 +78,18 @@ class OrderedWindow(InFlightWindow):
             raise
 
 
-class Window(RuleBasedStateMachine):
+class Window(LoopMachine):
     """Tiles of several products share a window; `ended` says how each of their tasks must end."""
 
+    under_test = "window"
     window: OrderedWindow
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = VirtualLoop()
-        self.clock = patch("time.monotonic", self.loop.time)
-        self.clock.start()
-        asyncio.set_event_loop(self.loop)
         self.tasks: dict[str, asyncio.Task[InferResult]] = {}
         self.cancelled: set[str] = set()
         self.answered: set[str] = set()
         self.unfair: list[str] = []
-
-    def run_now(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return self.loop.run_until_complete(work)
-
-    def settle(self) -> None:
-        """Let everything happen that happens without time."""
-
-        async def steps() -> None:
-            for _ in range(10):
-                await asyncio.sleep(0)
-
-        self.run_now(steps())
 
     @initialize(maximum=st.integers(1, 5), seed=st.integers(0, 9))
     def open_window(self, maximum: int, seed: int) -> None:
@@ -209,20 +190,8 @@ class Window(RuleBasedStateMachine):
             else:
                 assert isinstance(task.exception(), (ServerError, ProductError)), task.exception()
 
-    def teardown(self) -> None:
+    def finish(self) -> None:
         """With a server that answers, every tile that is left ends, no slot is held, the limit is the maximum again."""
-        try:
-            if hasattr(self, "window"):
-                self._finish()
-        finally:
-            for task in (left := asyncio.all_tasks(self.loop)):
-                task.cancel()
-            self.run_now(asyncio.wait(left) if left else asyncio.sleep(0))
-            self.clock.stop()
-            self.loop.close()
-            asyncio.set_event_loop(None)
-
-    def _finish(self) -> None:
         for number in range(200):
             while self._pending():
                 self._answer(number)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
+from typing import TYPE_CHECKING
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from kappamask_stream.errors import (
     InferenceError,
@@ -24,11 +23,12 @@ from kappamask_stream.errors import (
     UsageError,
 )
 from tests.fault_table import Fault
-from tests.stream.virtual_time import VirtualLoop, until
+from tests.stream.loop_machine import LoopMachine
+from tests.stream.virtual_time import until
 from tests.stream.worker_fakes import FakeQueue, FakeWork, Line, Scene, product
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from kappamask_stream.queues import Message
 
@@ -77,29 +77,25 @@ class CheckedQueue(FakeQueue):
             self.early.append(message.id)
 
 
-class Workers(RuleBasedStateMachine):
+class Workers(LoopMachine):
     """Up to two workers share a queue; they are stopped, killed and held up, the queue fails in every call.
 
     The wall clock jumps, messages are shown to others before their time, answers come late.
     """
 
+    under_test = "queue"
+
     def __init__(self) -> None:
-        super().__init__()
-        self.loop = VirtualLoop()
         self.jumped_s = 0.0
-        clocks = {"time.monotonic": self.loop.time, "time.time": lambda: 1.7e9 + self.loop.time() + self.jumped_s}
-        self.clocks = [patch(name, clock) for name, clock in clocks.items()]
-        for clock in self.clocks:
-            clock.start()
-        asyncio.set_event_loop(self.loop)
+        super().__init__()
         self.workers: list[Scene] = []
         self.started = 0
         self.lines: dict[int, Line] = {}
         self.put: dict[str, list[str]] = {}
         self.fate: dict[int, str] = {}
 
-    def run_now(self, story: Coroutine[Any, Any, Any]) -> Any:
-        return self.loop.run_until_complete(story)
+    def wall_clock(self) -> float:
+        return super().wall_clock() + self.jumped_s
 
     @initialize()
     def open_queues(self) -> None:
@@ -251,22 +247,8 @@ class Workers(RuleBasedStateMachine):
     def _fate_of(self, name: str) -> str:
         return self.fate[int(name[-6:])]
 
-    def teardown(self) -> None:
+    def finish(self) -> None:
         """In the end, with the queue and one worker well, everything is done or a dead letter."""
-        try:
-            if hasattr(self, "queue"):
-                self._finish()
-        finally:
-            left = asyncio.all_tasks(self.loop)
-            for task in left:
-                task.cancel()
-            self.run_now(asyncio.wait(left) if left else asyncio.sleep(0))
-            for clock in self.clocks:
-                clock.stop()
-            self.loop.close()
-            asyncio.set_event_loop(None)
-
-    def _finish(self) -> None:
         while self.workers:
             self.stop(0.005, 0.0)
         self.queue.failing.clear()

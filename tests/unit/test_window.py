@@ -49,6 +49,19 @@ async def test_overload_halves_and_answers_restore() -> None:
     assert window.limit == 8
 
 
+async def test_who_had_few_in_flight_is_soon_back_at_half_of_what_it_may() -> None:
+    """Else a queue that others have filled costs it a round trip of a full queue for each request more."""
+    window = InFlightWindow(32)
+    await window.acquire()
+    window.overloaded()
+    limits = [window.limit]
+    for _ in range(6):
+        for _ in range(window.limit):  # a round trip
+            window.answered()
+        limits.append(window.limit)
+    assert limits == [1, 2, 4, 8, 16, 16, 17]
+
+
 async def test_one_full_queue_lowers_the_limit_once_however_many_it_turns_away() -> None:
     window, full = InFlightWindow(32), asyncio.Event()
 
