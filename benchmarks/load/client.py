@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import sys
 import time
 from collections import Counter
@@ -110,11 +111,14 @@ class Client:
             product = products[number % len(products)]
             progress = self.running[name] = ProductProgress(product=product, on_retry=self.retried)
             output = Path(self.spec["output"]) / str(slot)
-            result = await masker.mask(product, output=output, overwrite=True, stac=True, progress=progress)
+            result = await masker.mask(product, output=output, stac=True, progress=progress)
             if result.error is not None:
                 raise result.error
+            if result.status != "done":  # a mask that is there already costs the server nothing
+                raise AssertionError(f"{product} was {result.status}, not masked")
             self.check(product, Path(str(result.output)).read_bytes())
             self.answered += self.running.pop(name).tiles_done
+            shutil.rmtree(output)
 
 
 def tell(**what: Any) -> None:

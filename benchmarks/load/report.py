@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from watch import Sample
 
-#: Share of the time that pools fill and allocators settle in; at least so many seconds.
-_WARM_UP, WARM_UP_S = 0.25, 20.0
+#: Share of the time that pools fill and allocators settle in (10 minutes, for the server's); at least so many seconds.
+_WARM_UP, WARM_UP_S = 0.5, 20.0
 #: What a trend needs.
 _FEWEST_LOOKS = 3
 _REFUSED = "ServerOverloadedError"
@@ -35,6 +35,7 @@ def judged(seen: dict[str, Any], leftovers: list[str]) -> dict[str, Any]:
         return {"minutes": minutes, "retries": retries, "faults": failures or few}
     series = {key: [(at, values[key]) for at, values in looks] for key in looks[0][1]}
     paces = rates(said, begin, seen["ended"])
+    failures += [f"{name}: no tile was answered" for name, pace in paces.items() if pace == 0]
     latencies = {
         name.rpartition(" ")[2]: [line["latency_s"] for line in lines if "latency_s" in line and line["at"] >= begin]
         for name, lines in said.items()

@@ -129,22 +129,29 @@ def seen(*, seconds: int, looks: int | None = None) -> dict[str, Any]:
     values = {(what, who): 90.0 for what in ("rss_mb", "shared_mb", "files", "threads") for who in (*WHO, "server")}
     ends = {"retries": {"ServerOverloadedError": 3}, "failures": []}
     counts = [{"at": 100.0 + at, "answered": 5 * at} for at in range(seconds)]
+    fewer = [line | {"answered": line["answered"] // 2} for line in counts]
     probes = [[{"at": 100.0 + at, "latency_s": latency_s} for at in range(seconds)] for latency_s in (1.0, 20.0)]
     return {
         "began": 100.0, "ended": 100.0 + seconds, "failures": [],
         "looks": [(100.0 + at, values | {("pending", "server"): 250.0}) for at in range(seconds)][:looks],
-        "said": dict(zip(WHO, ([*lines, ends] for lines in (counts, counts, counts[:1], *probes)), strict=True)),
+        "said": dict(zip(WHO, ([*lines, ends] for lines in (counts, counts, fewer, *probes)), strict=True)),
     }  # fmt: skip
 
 
 def test_a_run_in_which_all_is_well_is_shown_whole(report: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     figures = report.judged(seen(seconds=60), [])
-    assert (figures["faults"], figures["tiles_per_s"], figures["lead"]) == ([], 10.0, 20.0)
+    assert (figures["faults"], figures["tiles_per_s"], figures["lead"]) == ([], pytest.approx(12.5, rel=0.02), 20.0)
     report.show(figures)
     shown = capsys.readouterr().out
     assert "3 ServerOverloadedError" in shown
     assert "250 to 250 requests waited" in shown
     assert "fault" not in shown
+
+
+def test_a_client_that_stands_still_is_a_fault_though_it_is_not_compared(report: SimpleNamespace) -> None:
+    stands = seen(seconds=60)
+    stands["said"]["products"] = [{"at": 100.0 + at, "answered": 216} for at in range(60)] + [{"failures": []}]
+    assert report.judged(stands, [])["faults"] == ["products: no tile was answered"]
 
 
 @pytest.mark.parametrize("looks", [0, 1, 22])
