@@ -124,8 +124,10 @@ class Catalogue:
     async def _publish(self) -> None:
         """Write what could be read; then the first Item that could not be is told."""
         failure = await self._read()
-        if failure is not None and not self._entries and not self._doubted:
-            raise failure
+        if not self._entries and not self._doubted:
+            if failure is not None:
+                raise failure
+            return
         gone = set(await self._root.missing(sorted(self._doubted))) if self._doubted else set()
         entries = dict(self._entries)
         self._linked = await write_catalogue(
@@ -138,7 +140,10 @@ class Catalogue:
             raise failure
 
     async def _read(self) -> KappaMaskError | None:
-        """Read the Items that were added, and keep what the Collection needs of them; returns the first failure."""
+        """Read the Items that were added, and keep what the Collection needs of them; returns the first failure.
+
+        One that somebody has taken away since is none: there is nothing to link.
+        """
         slots = asyncio.Semaphore(_AT_ONCE)
         failures: dict[str, KappaMaskError] = {}
 
@@ -148,14 +153,23 @@ class Catalogue:
                     data = await self._root.read(path)
                     self._entries[path] = await in_thread(None, item_entry, self._root.href(path), path, data)
             except KappaMaskError as error:
-                failures[path] = error
-            else:
-                self._unread.discard(path)
+                if not await self._is_gone(path):
+                    failures[path] = error
+                    return
+                if path in (self._linked or ()):
+                    self._doubted.add(path)
+            self._unread.discard(path)
 
         async with asyncio.TaskGroup() as tasks:
             for path in sorted(self._unread):
                 tasks.create_task(read(path))
         return failures[min(failures)] if failures else None
+
+    async def _is_gone(self, path: str) -> bool:
+        try:
+            return bool(await self._root.missing([path]))
+        except KappaMaskError:  # nobody can tell: what kept it from being read is the failure
+            return False
 
 
 class Catalogues:

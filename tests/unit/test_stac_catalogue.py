@@ -158,6 +158,40 @@ async def test_the_link_to_an_item_that_is_gone_goes(made: Any, contract_of: Any
     assert extent["temporal"]["interval"] == [["2015-06-23T00:00:00Z", None]], "that of the mission: there are no masks"
 
 
+async def test_an_item_that_is_taken_away_before_it_is_linked_keeps_nobody_up(
+    made: Any, contract_of: Any, tmp_path: Path
+) -> None:
+    """Who empties the folder while a worker fills it: the link is not made, or goes, and later masks are linked."""
+    root = Root(tmp_path)
+    catalogue = Catalogue(root, contract_of)
+    for number, result in enumerate(made(*names(20))):
+        await catalogue.add(result, has_item=True)
+        if number != 10:
+            (tmp_path / result.product / "L2A_x.json").unlink()
+    await catalogue.publish()
+    await catalogue.add(*made("P000"), has_item=True)  # masked anew, and taken away again
+    (tmp_path / "P000" / "L2A_x.json").unlink()
+    await catalogue.publish()
+    left = linked(tmp_path)
+    assert "./P010/L2A_x.json" in left
+    assert "./P000/L2A_x.json" not in left
+    await catalogue.add(*made("P999"), has_item=True)
+    await catalogue.publish()
+    assert linked(tmp_path) == [*left, "./P999/L2A_x.json"]
+
+
+async def test_with_all_items_taken_away_nothing_is_written(made: Any, contract_of: Any, tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    catalogue = Catalogue(root, contract_of)
+    for result in made("P", "Q", "R"):
+        await catalogue.add(result, has_item=True)
+    written = list(root.written)
+    assert linked(tmp_path) == ["./P/L2A_x.json", "./Q/L2A_x.json"], "the third one waits"
+    (tmp_path / "R" / "L2A_x.json").unlink()
+    await catalogue.publish()
+    assert root.written == written
+
+
 async def test_without_items_nothing_is_made(made: Any, contract_of: Any, tmp_path: Path) -> None:
     root = Root(tmp_path)
     catalogue = Catalogue(root, contract_of)
