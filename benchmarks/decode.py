@@ -40,8 +40,8 @@ from kappamask_stream.jp2 import ImagecodecsDecoder, RasterioDecoder
 from kappamask_stream.jp2.markers import Marker
 from kappamask_stream.jp2.origin import empty_packets, main_header
 from kappamask_stream.jp2.standalone import standalone_codestream
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.opening import opened_product
-from kappamask_stream.output import MaskOptions
 from kappamask_stream.pipeline import mask_product
 from kappamask_stream.planning import Layout, plan_decoding
 from kappamask_stream.resources import Resources, ServedModel

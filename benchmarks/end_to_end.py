@@ -39,7 +39,7 @@ from kappamask_stream.synth import write_product
 
 if TYPE_CHECKING:
     from kappamask_stream.bench.types import Floor
-    from kappamask_stream.output import Radiometry
+    from kappamask_stream.mask_options import Radiometry
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "bench-output"

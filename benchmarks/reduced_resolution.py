@@ -29,8 +29,8 @@ from kappamask_stream.evaluation import Confusion, crosswalk_table
 from kappamask_stream.grid import TileGrid, Window, source_window
 from kappamask_stream.inference import TileRequest, TritonClient
 from kappamask_stream.jp2 import ImagecodecsDecoder, ReducedBand, index_bands
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.opening import opened_product
-from kappamask_stream.output import MaskOptions
 from kappamask_stream.planning import Layout, plan_decoding
 from kappamask_stream.s3 import Stores
 from kappamask_stream.server import lease_local_server

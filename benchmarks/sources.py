@@ -40,8 +40,8 @@ from kappamask_stream.bench.null_client import NullClient
 from kappamask_stream.contract import ModelContract
 from kappamask_stream.destinations import FolderDestination
 from kappamask_stream.jp2 import IndexCost, TileStream, index_bands
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.opening import opened_product
-from kappamask_stream.output import MaskOptions
 from kappamask_stream.pipeline import mask_product
 from kappamask_stream.planning import Layout, plan_decoding
 from kappamask_stream.resources import Resources, ServedModel

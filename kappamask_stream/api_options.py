@@ -10,7 +10,7 @@ from kappamask_stream.aoi import AreaOfInterest, parse_aoi
 from kappamask_stream.dilation import parse_dilation
 from kappamask_stream.errors import UsageError
 from kappamask_stream.extras import selected
-from kappamask_stream.output import MaskOptions
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.runner import Order
 
 if TYPE_CHECKING:

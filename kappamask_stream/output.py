@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 from rasterio.errors import RasterioError
 
@@ -12,7 +12,7 @@ from kappamask_stream import __version__
 from kappamask_stream.cog import read_quicklook_pixels
 from kappamask_stream.destinations.sets import publish_beside_others, standing_item
 from kappamask_stream.destinations.types import OutputFile
-from kappamask_stream.errors import OutputError, UsageError
+from kappamask_stream.errors import OutputError
 from kappamask_stream.names import mask_name
 from kappamask_stream.quicklook import encode_quicklook
 from kappamask_stream.recipe import digest, offsets_text, recipe
@@ -25,15 +25,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from kappamask_stream.aoi import AreaOfInterest
     from kappamask_stream.cog import FoundMask
     from kappamask_stream.contract import ModelContract
     from kappamask_stream.destinations import Destination
+    from kappamask_stream.mask_options import MaskOptions
     from kappamask_stream.product import Product
-
-Radiometry = Literal["corrected", "km_predict"]
-MosaicKind = Literal["crop", "blend"]
-Compression = Literal["deflate", "zstd"]
 
 #: Media types of what is published (RFC 2046, RFC 9837's ``profile``, OGC 19-008).
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
@@ -43,45 +39,6 @@ JSON_TYPE = "application/json"
 
 #: What follows a mask's stem in the names of all files that can be made with it, but for the mask itself.
 COMPANIONS = ("_quicklook.png", ".png", ".pgw", "_probabilities.tif", "_subtiles.json", ".html", ".json")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskOptions:
-    """What a user chooses about the mask itself.
-
-    Attributes
-    ----------
-    radiometry : ``corrected`` applies the offsets of the metadata; ``km_predict`` repeats km_predict's arithmetic.
-    mosaic : ``crop`` keeps each tile's core; ``blend`` weighs the probabilities of overlapping tiles.
-    compression : of the GeoTIFF's blocks.
-    overwrite : True replaces a different mask under the same name.
-    shared : True: other processes may write the same mask at the same time, from a source of their own. A mask of the
-        product that stands with its STAC Item is left alone, whatever its fingerprint; anything else is replaced.
-        Needs an Item among the files, and a folder that nothing else is written to.
-    dilate : (class name, metres) by which classes are grown over others, in this order.
-    aoi : area of interest; None masks the whole product.
-    """
-
-    radiometry: Radiometry = "corrected"
-    mosaic: MosaicKind = "crop"
-    compression: Compression = "deflate"
-    overwrite: bool = False
-    shared: bool = False
-    dilate: tuple[tuple[str, float], ...] = ()
-    aoi: AreaOfInterest | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse words that mean nothing.
-
-        Raises
-        ------
-        UsageError
-            Naming what is allowed.
-        """
-        words = {"radiometry": Radiometry, "mosaic": MosaicKind, "compression": Compression}
-        for name, allowed in words.items():
-            if getattr(self, name) not in get_args(allowed):
-                raise UsageError(f"{name} is {getattr(self, name)!r}: allowed is {' or '.join(get_args(allowed))}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from kappamask_stream.extras import Extra
     from kappamask_stream.inference import InferResult
     from kappamask_stream.jp2 import TilePixels
-    from kappamask_stream.output import MaskOptions
+    from kappamask_stream.mask_options import MaskOptions
     from kappamask_stream.product import Product
     from kappamask_stream.resources import Resources, ServedModel
 

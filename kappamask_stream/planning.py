@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kappamask_stream.dilation import Growth
     from kappamask_stream.grid import Tile
     from kappamask_stream.jp2 import IndexCost, TileGeometry
-    from kappamask_stream.output import MaskOptions
+    from kappamask_stream.mask_options import MaskOptions
     from kappamask_stream.product import Product
     from kappamask_stream.settings import Settings
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kappamask_stream.contract import ModelContract
-    from kappamask_stream.output import MaskOptions
+    from kappamask_stream.mask_options import MaskOptions
     from kappamask_stream.product import Product
 
 

@@ -14,9 +14,9 @@ from weakref import WeakValueDictionary
 from kappamask_stream.destinations import Nowhere, make_destination
 from kappamask_stream.errors import InternalError, KappaMaskError, ProductError
 from kappamask_stream.manifest import verify
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.names import mask_name, parse_product_name, same_scene
 from kappamask_stream.opening import opened_product
-from kappamask_stream.output import MaskOptions
 from kappamask_stream.pipeline import mask_product
 from kappamask_stream.result import ProductProgress, ProductResult
 from kappamask_stream.s3 import is_s3_url

@@ -16,8 +16,8 @@ from kappamask_stream.bench.scratch import scratch_folder
 from kappamask_stream.bench.types import ClientLevel
 from kappamask_stream.destinations import FolderDestination
 from kappamask_stream.errors import ProductError, UsageError
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.opening import opened_product
-from kappamask_stream.output import MaskOptions
 from kappamask_stream.pipeline import mask_product
 from kappamask_stream.resources import Resources, ServedModel
 from kappamask_stream.result import ProductProgress, peak_rss_bytes
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kappamask_stream.bench.apart import Ended
     from kappamask_stream.bench.types import Floor
     from kappamask_stream.contract import ModelContract
-    from kappamask_stream.output import Radiometry
+    from kappamask_stream.mask_options import Radiometry
     from kappamask_stream.result import ProductResult
     from kappamask_stream.settings import Settings
 

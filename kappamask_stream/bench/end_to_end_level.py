@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kappamask_stream.bench.types import EndToEndLevel
+    from kappamask_stream.mask_options import Radiometry
     from kappamask_stream.models import ModelChoice
-    from kappamask_stream.output import Radiometry
     from kappamask_stream.settings import Settings
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from kappamask_stream.bench.types import Floor
 from kappamask_stream.jp2 import ImagecodecsDecoder, ReadStats
 from kappamask_stream.jp2.reading import unit_reader
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.opening import opened_product
-from kappamask_stream.output import MaskOptions
 from kappamask_stream.planning import Layout, plan_decoding
 from kappamask_stream.resources import Resources
 from kappamask_stream.s3 import Stores

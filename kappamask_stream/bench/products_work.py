@@ -18,7 +18,7 @@ from kappamask_stream.bench.lag import Lag, measured_lag
 from kappamask_stream.bench.server_work import look_at_server
 from kappamask_stream.bench.types import EndToEndLevel
 from kappamask_stream.inference.metrics import MetricsReader
-from kappamask_stream.output import MaskOptions
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.pipeline import first_cause
 from kappamask_stream.resources import Resources
 from kappamask_stream.result import ProductProgress, peak_rss_bytes
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from kappamask_stream.bench.server_work import ServerWork
     from kappamask_stream.bench.types import GpuUse
+    from kappamask_stream.mask_options import Radiometry
     from kappamask_stream.models import ModelChoice, ModelPool
-    from kappamask_stream.output import Radiometry
     from kappamask_stream.result import ProductResult
     from kappamask_stream.settings import Settings
 

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from kappamask_stream.bench.tiles import TileSet
     from kappamask_stream.bench.types import ClientLevel, EndToEndLevel, Level, ServerLevel
     from kappamask_stream.inference import TritonClient
+    from kappamask_stream.mask_options import Radiometry
     from kappamask_stream.models import ModelChoice
-    from kappamask_stream.output import Radiometry
     from kappamask_stream.product import Product
     from kappamask_stream.settings import Settings
 

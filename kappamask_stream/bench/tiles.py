@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from kappamask_stream.contract import ModelContract
     from kappamask_stream.grid import Tile
-    from kappamask_stream.output import Radiometry
+    from kappamask_stream.mask_options import Radiometry
     from kappamask_stream.product import Product
 
 _VECTORS = ("OFFSET", "SCALE")

@@ -18,7 +18,7 @@ from kappamask_stream.cli.worker_options import TRITON_FLAGS
 
 if TYPE_CHECKING:
     from kappamask_stream.contract import ModelContract
-    from kappamask_stream.output import Radiometry
+    from kappamask_stream.mask_options import Radiometry
     from kappamask_stream.server import ServerEnvironment
     from kappamask_stream.settings import Settings
 

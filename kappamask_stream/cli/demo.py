@@ -32,8 +32,8 @@ def demo(
     from kappamask_stream.cli.event_loop import run_command
     from kappamask_stream.cli.masking import Masking, mask_and_report
     from kappamask_stream.cli.synth import draw
+    from kappamask_stream.mask_options import MaskOptions
     from kappamask_stream.models import ModelChoice
-    from kappamask_stream.output import MaskOptions
     from kappamask_stream.runner import Order
     from kappamask_stream.server import ServerEnvironment
     from kappamask_stream.settings import load_settings

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kappamask_stream.cli.masking import Masking
     from kappamask_stream.extras import Extra
     from kappamask_stream.km_predict import KmJob
-    from kappamask_stream.output import Radiometry
+    from kappamask_stream.mask_options import Radiometry
     from kappamask_stream.settings import Settings
 
 _KM_PREDICT = "km_predict's own"
@@ -156,8 +156,8 @@ def masking_of(
 ) -> Masking:
     """Turn a translated job into what is masked: looks which product and which weights are there."""
     from kappamask_stream.cli.masking import Masking
+    from kappamask_stream.mask_options import MaskOptions
     from kappamask_stream.models import ModelChoice
-    from kappamask_stream.output import MaskOptions
     from kappamask_stream.runner import Order
 
     weights = Path(job.weights)

@@ -54,8 +54,8 @@ def run(
     from kappamask_stream.cli.product_list import products_of
     from kappamask_stream.dilation import parse_dilation
     from kappamask_stream.extras import selected
+    from kappamask_stream.mask_options import MaskOptions
     from kappamask_stream.models import ModelChoice
-    from kappamask_stream.output import MaskOptions
     from kappamask_stream.runner import Order, exit_code
     from kappamask_stream.settings import load_settings
 

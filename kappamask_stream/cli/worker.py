@@ -61,8 +61,8 @@ def worker(
     from kappamask_stream.dilation import parse_dilation
     from kappamask_stream.extras import selected
     from kappamask_stream.feed.within import WithinArea
+    from kappamask_stream.mask_options import MaskOptions
     from kappamask_stream.models import ModelChoice
-    from kappamask_stream.output import MaskOptions
     from kappamask_stream.runner import Order
     from kappamask_stream.settings import load_settings
     from kappamask_stream.worker.service import Service

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kappamask_stream.grid import Tile, TileGrid, Window
-    from kappamask_stream.output import MosaicKind
+    from kappamask_stream.mask_options import MosaicKind
 
 
 class ProbabilityMosaic:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from kappamask_stream.frame import MaskFrame
     from kappamask_stream.grid import Tile, TileGrid
     from kappamask_stream.inference import BatchSizes
+    from kappamask_stream.mask_options import MaskOptions
     from kappamask_stream.mosaic import Block
-    from kappamask_stream.output import MaskOptions
     from kappamask_stream.product import Product
     from kappamask_stream.result import Timeline
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
@@ -21,6 +20,7 @@ from kappamask_stream.errors import (
 )
 from kappamask_stream.inference.canary_watch import PASSING, CanaryWatch
 from kappamask_stream.inference.channel import Connection
+from kappamask_stream.inference.contract_watch import ContractWatch
 from kappamask_stream.inference.endpoint import parse_endpoint
 from kappamask_stream.inference.first_contract import contract_of, first_contract
 from kappamask_stream.inference.grpc_errors import translated
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from kappamask_stream.inference.security import Security
     from kappamask_stream.inference.types import Priority
 
-#: Seconds after which it is looked again whether the servers still serve the model of the contract.
-_CONFIRM_S = 30.0
 #: Times that they are asked while tiles flow; the next look asks the next ones.
 _PASSING_READS = 2
 
@@ -61,8 +59,7 @@ class TritonClient:
     there is something to do, after a connection was lost, even where no request was, and after an answer that cannot
     be used.
 
-    State: when it was last seen to hold, how often there was reason to doubt it, how often the connection had been lost
-    by then, and the error with which it was found that it holds no longer, or that answers are wrong.
+    State is in its parts: `ContractWatch`, `CanaryWatch`, `Origin`.
     """
 
     def __init__(
@@ -82,15 +79,12 @@ class TritonClient:
         self._canary = CanaryWatch(
             connection, contract, self._answer, every_s=canary_s, infer_timeout_s=infer_timeout_s
         )
-        self._reconnects = connection.reconnects.count
         self._layouts = {asked: TileLayout.of(contract, probabilities=asked) for asked in (False, True)}
-        self._outdated: ContractError | CanaryError | None = None
-        self._confirmed_at = asyncio.get_running_loop().time()
-        self._doubts = 0
+        self._watch = ContractWatch(connection, contract, self._canary.doubt)
         self._origin = Origin()
 
     def __repr__(self) -> str:
-        state = f"{', outdated' if self._outdated else ''}, {self.transport.name}"
+        state = f"{', outdated' if self._watch.is_outdated else ''}, {self.transport.name}"
         return f"<TritonClient {self.contract.name} at {self.endpoint}{state}>"
 
     @property
@@ -179,8 +173,7 @@ class TritonClient:
     @property
     def is_doubtful(self) -> bool:
         """True where it is time to `confirm` the contract, or where it holds no longer, or answers are wrong."""
-        age = asyncio.get_running_loop().time() - self._confirmed_at
-        return self._outdated is not None or age > _CONFIRM_S or self._reconnects != self.connection.reconnects.count
+        return self._watch.is_due
 
     async def confirm(self, reads: int = READS) -> None:
         """Look whether servers serve what the contract says and answer rightly; else this client is of no more use.
@@ -203,7 +196,7 @@ class TritonClient:
         ServerError
             If nothing was learnt: nobody answers, or refuses.
         """
-        await self._confirm_contract(reads)
+        await self._watch.confirm(reads)
         await self.confirm_answers(everybody=True)
 
     async def confirm_answers(self, *, everybody: bool = False) -> None:
@@ -216,39 +209,12 @@ class TritonClient:
         try:
             await self._canary.check(everybody=everybody)
         except CanaryError as error:
-            self._outdated = error
+            self._watch.end(error)
             raise
         except ServerUnavailableError:
-            self._doubt()
+            self._watch.doubt()
             raise
-        self._require_current()  # it may have been found wrong by somebody else while we waited
-
-    def _require_current(self) -> None:
-        if self._outdated is not None:
-            raise type(self._outdated)(str(self._outdated))
-
-    async def _confirm_contract(self, reads: int) -> None:
-        self._require_current()
-        if self._reconnects != (count := self.connection.reconnects.count):
-            self._reconnects = count
-            self._doubt()
-        began, doubts = asyncio.get_running_loop().time(), self._doubts
-        try:
-            served = await contract_of(self.connection, self.contract.name, reads)
-        except ContractError as error:
-            self._outdated = error
-            raise
-        except ServerUnavailableError:
-            self._doubt()
-            raise
-        if differences := decisive_differences(self.contract, served):
-            self._outdated = ModelChangedError(
-                f"{self.endpoint} serves another {self.contract.name} than before: {'; '.join(differences)}; what was "
-                "begun with the one cannot be ended with the other: start it again"
-            )
-            raise self._outdated
-        if doubts == self._doubts:  # else a connection was lost meanwhile: what was read may be of the time before
-            self._confirmed_at = began
+        self._watch.require_current()  # it may have been found wrong by somebody else while we waited
 
     async def renewed(self) -> Self:
         """Return this client where its contract still holds, else another for what is served now, on its connection.
@@ -259,7 +225,7 @@ class TritonClient:
             As for `confirm`, but where all servers serve the same new model, or answer rightly again.
         """
         try:
-            await self._confirm_contract(READS)
+            await self._watch.confirm(READS)
         except (ContractError, CanaryError):
             served = await contract_of(self.connection, self.contract.name)
             if not decisive_differences(self.contract, served):  # the servers have come to agree on the old one again
@@ -309,14 +275,14 @@ class TritonClient:
     async def infer(self, request: TileRequest) -> InferResult:
         """Send one tile once; see `InferenceClient.infer` for the errors."""
         if self.is_doubtful:
-            await self._confirm_contract(_PASSING_READS)
+            await self._watch.confirm(_PASSING_READS)
         if self._canary.is_due:
             await self.confirm_answers()
         try:
             return await self._answer(self.connection, request)
         except ServerError as error:
             if isinstance(error, (ContractError, ServerUnavailableError)) or is_not_served(error.__cause__):
-                self._doubt()
+                self._watch.doubt()
             elif isinstance(error, (InferenceError, ServerFaultError)):
                 self._canary.doubt()  # the next call finds out whether it is the tile
             raise
@@ -336,7 +302,7 @@ class TritonClient:
                 level=None if lane is None else LEVELS[lane],
             )
         except ModelChangedError as error:
-            self._outdated = error
+            self._watch.end(error)
             raise
         except InferenceServerException as caught:
             shown = without_token(caught, connection.channel.plugin())
@@ -344,9 +310,3 @@ class TritonClient:
         except ValueError as error:
             raise AnswerError(f"the answer of {endpoint} is malformed: {error}") from error
         return checked_answer(tensors, self.contract, endpoint)
-
-    def _doubt(self) -> None:
-        """Have the next call look at the contract first, and at the canary."""
-        self._doubts += 1
-        self._confirmed_at = -math.inf
-        self._canary.doubt()

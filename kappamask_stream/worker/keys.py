@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kappamask_stream.contract import ModelContract
-    from kappamask_stream.output import MaskOptions
+    from kappamask_stream.mask_options import MaskOptions
 
 
 def variant_of(contract: ModelContract, options: MaskOptions) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kappamask_stream.contract import ModelContract
-    from kappamask_stream.output import Radiometry
+    from kappamask_stream.mask_options import Radiometry
     from tests.golden.conftest import Answers, GoldenModels
 
 pytestmark = [pytest.mark.shared, pytest.mark.integration]

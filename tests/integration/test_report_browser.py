@@ -19,7 +19,7 @@ from kappamask_stream.aoi import AreaOfInterest
 from kappamask_stream.destinations import OutputFile
 from kappamask_stream.extras import TileAnswer
 from kappamask_stream.grid import Window
-from kappamask_stream.output import MaskOptions
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.report import ReportExtra
 from kappamask_stream.result import Timeline
 from tests.integration.chromium import Page, find_chromium, open_page

@@ -254,7 +254,7 @@ async def test_a_mask_that_is_begun_with_one_network_is_not_ended_with_another(
     ):
         assert await answered(client, 2) == 0
         replica.contract = others
-        monkeypatch.setattr("kappamask_stream.inference.triton._CONFIRM_S", 0.0)
+        monkeypatch.setattr("kappamask_stream.inference.contract_watch._CONFIRM_S", 0.0)
         for _ in range(2):
             with pytest.raises(ModelChangedError, match="another test_l2a than before: weights_sha256") as caught:
                 await client.infer(tile_for(client))
@@ -337,7 +337,7 @@ async def test_a_server_that_cannot_say_what_it_serves_gets_no_tile(contract: Mo
 @pytest.fixture
 def doubting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every look at a server be due."""
-    monkeypatch.setattr("kappamask_stream.inference.triton._CONFIRM_S", -1.0)
+    monkeypatch.setattr("kappamask_stream.inference.contract_watch._CONFIRM_S", -1.0)
 
 
 async def test_a_pool_takes_the_network_that_is_deployed_anew(

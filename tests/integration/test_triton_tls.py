@@ -177,7 +177,7 @@ def with_pair(settings: Settings, pair: Pair) -> Settings:
 async def test_certificates_that_are_replaced_are_shown_from_then_on(
     authority: Authority, csmask_contract: ModelContract, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kappamask_stream.inference.triton._CONFIRM_S", -1.0)
+    monkeypatch.setattr("kappamask_stream.inference.contract_watch._CONFIRM_S", -1.0)
     replica = Replica(csmask_contract)
     credentials = authority.pair("127.0.0.1").server_credentials(authority.file)
     async with serving(replica, credentials=credentials) as (_, port):

@@ -14,8 +14,8 @@ import pytest
 from kappamask_stream.destinations import OutputFile, S3Destination
 from kappamask_stream.errors import OutputError
 from kappamask_stream.extras import Extra, selected
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.models import ModelChoice, ModelPool
-from kappamask_stream.output import MaskOptions
 from kappamask_stream.queues.clients import QueueClients
 from kappamask_stream.queues.options import QueueOptions
 from kappamask_stream.queues.sinks import open_sink

@@ -14,7 +14,7 @@ import rasterio
 
 from kappamask_stream.destinations import FolderDestination
 from kappamask_stream.inference import BatchSizes
-from kappamask_stream.output import MaskOptions
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.pipeline import mask_product
 from kappamask_stream.report import ReportExtra
 from kappamask_stream.resources import Resources, ServedModel

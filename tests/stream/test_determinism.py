@@ -26,7 +26,7 @@ from kappamask_stream.errors import (
     ServerUnavailableError,
 )
 from kappamask_stream.inference import RetryPolicy
-from kappamask_stream.output import MaskOptions
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.resources import Resources, ServedModel
 from kappamask_stream.runner import Order, Workshop, mask_products
 from kappamask_stream.s3 import Stores

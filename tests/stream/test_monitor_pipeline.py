@@ -15,10 +15,10 @@ from kappamask_stream.destinations import FolderDestination
 from kappamask_stream.errors import ServerOverloadedError
 from kappamask_stream.extras import Extra
 from kappamask_stream.inference import RetryPolicy
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.monitor.board import Board
 from kappamask_stream.monitor.metrics import Metrics
 from kappamask_stream.monitor.status import status
-from kappamask_stream.output import MaskOptions
 from kappamask_stream.resources import Resources, ServedModel
 from kappamask_stream.settings import Settings
 from kappamask_stream.worker.types import JobEnd

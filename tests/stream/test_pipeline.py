@@ -25,7 +25,7 @@ from kappamask_stream.errors import (
 from kappamask_stream.grid import TileGrid
 from kappamask_stream.inference import InferResult, RetryPolicy, TileRequest
 from kappamask_stream.jp2 import TileStream
-from kappamask_stream.output import MaskOptions
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.pipeline import mask_product
 from kappamask_stream.resources import Resources, ServedModel
 from kappamask_stream.result import ProductProgress, ProductResult

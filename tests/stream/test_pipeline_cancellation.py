@@ -20,7 +20,7 @@ from kappamask_stream.cog import inspect_mask
 from kappamask_stream.destinations import FolderDestination
 from kappamask_stream.errors import InferenceError, ServerOverloadedError
 from kappamask_stream.inference import BatchSizes, InferResult, RetryPolicy, TileRequest
-from kappamask_stream.output import MaskOptions
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.pipeline import mask_product
 from kappamask_stream.resources import Resources, ServedModel
 from kappamask_stream.result import ProductProgress

@@ -15,7 +15,7 @@ from kappamask_stream.contract import ModelContract
 from kappamask_stream.destinations import FolderDestination
 from kappamask_stream.errors import OutputError
 from kappamask_stream.extras import selected
-from kappamask_stream.output import MaskOptions
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.pipeline import mask_product
 from kappamask_stream.resources import Resources, ServedModel
 from kappamask_stream.result import ProductProgress, ProductResult

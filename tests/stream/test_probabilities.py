@@ -19,7 +19,7 @@ from kappamask_stream.errors import InferenceError, OutputError, UsageError
 from kappamask_stream.extras import MaskJob, TileAnswer, selected
 from kappamask_stream.extras.probabilities import ProbabilitiesExtra
 from kappamask_stream.grid import Window
-from kappamask_stream.output import MaskOptions
+from kappamask_stream.mask_options import MaskOptions
 from tests.unit import naive_masks
 from tests.unit.mask_jobs import make_finished, make_job
 from tests.unit.places import files_in

@@ -25,7 +25,7 @@ from kappamask_stream.errors import (
     UsageError,
 )
 from kappamask_stream.jp2 import ImagecodecsDecoder, TileStream
-from kappamask_stream.output import MaskOptions
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.resources import Resources, ServedModel
 from kappamask_stream.result import ProductProgress, ProductResult
 from kappamask_stream.runner import Order, Workshop, exit_code, mask_one, mask_products

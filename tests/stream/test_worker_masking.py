@@ -25,8 +25,8 @@ from kappamask_stream.errors import (
 )
 from kappamask_stream.extras import Extra, selected
 from kappamask_stream.feed import ProductRef
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.names import parse_product_name
-from kappamask_stream.output import MaskOptions
 from kappamask_stream.queues import Draft, Message
 from kappamask_stream.resources import Resources, ServedModel
 from kappamask_stream.result import ProductProgress

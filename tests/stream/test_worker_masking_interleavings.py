@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from kappamask_stream.contract import BandGroup
 from kappamask_stream.destinations import OutputFile, sets
 from kappamask_stream.destinations.sets import standing_item
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.names import parse_product_name
-from kappamask_stream.output import MaskOptions, OutputPlan
+from kappamask_stream.output import OutputPlan
 from kappamask_stream.stac import deprecated_item, is_deprecated
 from kappamask_stream.stac.vocabulary import encode
 from kappamask_stream.worker.supersede import supersede

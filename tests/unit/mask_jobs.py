@@ -12,7 +12,8 @@ from kappamask_stream.destinations import FolderDestination
 from kappamask_stream.extras import FinishedMask, MaskJob
 from kappamask_stream.frame import MaskFrame
 from kappamask_stream.grid import TileGrid, Window
-from kappamask_stream.output import MaskOptions, OutputPlan
+from kappamask_stream.mask_options import MaskOptions
+from kappamask_stream.output import OutputPlan
 from kappamask_stream.product import Product
 from kappamask_stream.result import Timeline
 from kappamask_stream.sources import DirectorySource

@@ -70,6 +70,7 @@ LAYERS = [
         "assembly",
         "destinations",
         "extras",
+        "mask_options",
         "output",
         "pipeline",
         "planning",

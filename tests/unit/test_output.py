@@ -22,7 +22,8 @@ from kappamask_stream.contract import ModelContract
 from kappamask_stream.destinations import FolderDestination, OutputFile
 from kappamask_stream.errors import OutputError
 from kappamask_stream.leftovers import NEW, new_writer, temporary
-from kappamask_stream.output import MaskOptions, OutputPlan
+from kappamask_stream.mask_options import MaskOptions
+from kappamask_stream.output import OutputPlan
 from kappamask_stream.product import Product
 from kappamask_stream.sources import DirectorySource
 from kappamask_stream.tile_pictures import TileList

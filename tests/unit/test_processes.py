@@ -16,8 +16,8 @@ from kappamask_stream.aoi import parse_aoi
 from kappamask_stream.cli import build_app
 from kappamask_stream.errors import CodestreamError, InternalError, UsageError, error_kinds
 from kappamask_stream.extras import selected
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.models import ModelChoice
-from kappamask_stream.output import MaskOptions
 from kappamask_stream.processes import Crew
 from kappamask_stream.processes.messages import Ended, Failure, Job, Picture, Setup
 from kappamask_stream.processes.pipe import Pipe

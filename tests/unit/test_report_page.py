@@ -20,7 +20,7 @@ from kappamask_stream.destinations import OutputFile
 from kappamask_stream.extras import TileAnswer
 from kappamask_stream.grid import Window
 from kappamask_stream.inference import BatchSizes
-from kappamask_stream.output import MaskOptions
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.report import ReportExtra
 from tests.unit.mask_jobs import make_finished, make_job
 

@@ -16,7 +16,7 @@ from kappamask_stream.contract import ModelContract
 from kappamask_stream.destinations import OutputFile
 from kappamask_stream.errors import ContractError
 from kappamask_stream.grid import Window
-from kappamask_stream.output import MaskOptions
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.stac import StacExtra
 from tests.unit.mask_jobs import SHARES, make_finished, make_job
 from tests.unit.stac_schemas import validate

@@ -11,7 +11,8 @@ import pytest
 
 from kappamask_stream.aoi import parse_aoi
 from kappamask_stream.errors import ContractError
-from kappamask_stream.output import MaskOptions, OutputPlan
+from kappamask_stream.mask_options import MaskOptions
+from kappamask_stream.output import OutputPlan
 from kappamask_stream.worker.keys import place_of, variant_of
 from tests.stream.stepping import Bucket, StepPlace
 from tests.unit.mask_jobs import make_product

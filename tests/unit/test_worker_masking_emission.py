@@ -10,7 +10,7 @@ import pytest
 
 from kappamask_stream.aoi import parse_aoi
 from kappamask_stream.destinations.sets import item_of
-from kappamask_stream.output import MaskOptions
+from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.queues.drafts import MOST_ATTRIBUTES, check
 from kappamask_stream.sources.stac_bands import self_link
 from kappamask_stream.stac import deprecated_item
