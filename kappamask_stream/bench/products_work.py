@@ -19,7 +19,7 @@ from kappamask_stream.bench.server_work import look_at_server
 from kappamask_stream.bench.types import EndToEndLevel
 from kappamask_stream.inference.metrics import MetricsReader
 from kappamask_stream.mask_options import MaskOptions
-from kappamask_stream.pipeline import first_cause
+from kappamask_stream.product_run import first_cause
 from kappamask_stream.resources import Resources
 from kappamask_stream.result import ProductProgress, peak_rss_bytes
 from kappamask_stream.runner import Order, Workshop, mask_one

@@ -74,6 +74,7 @@ LAYERS = [
         "output",
         "pipeline",
         "planning",
+        "product_run",
         "recipe",
         "resources",
         "sampling",
