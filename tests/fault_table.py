@@ -3,13 +3,14 @@
 A test takes the fixture `fault` and carries ``@pytest.mark.fault(group, name)``. It counts what it injects and has the
 outcome checked here, so that a line of the table is something that was seen. ``FAULTS=full`` (`make faults`) has tests
 inject as often and as long as docs/reliability.md says; without it they are brief. ``FAULT_TABLE=FILE`` prints the
-table and writes it as JSON.
+table and writes it as JSON; ``python -m tests.fault_table FILE`` prints that as docs/faults.md has it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -118,11 +119,30 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     table = rows(reports)
     terminalreporter.section("faults")
     for row in table:
-        outcomes = "; ".join(f"{times} x {what}" for what, times in sorted(row["outcomes"].items())) or "-"
-        outcomes += f"; {row['failed']} TESTS FAILED" if row["failed"] else ""
-        terminalreporter.write_line(f"{row['group']:<10} {row['fault']:<58} {row['injected']:>6}  {outcomes}")
+        terminalreporter.write_line(f"{row['group']:<10} {row['fault']:<58} {row['injected']:>6}  {_came_of(row)}")
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     Path(target).write_text(json.dumps(table, indent=1) + "\n")
     terminalreporter.write_line(
         f"{len(table)} faults, {sum(row['injected'] for row in table)} times injected: {target}"
     )
+
+
+def _came_of(row: dict[str, Any]) -> str:
+    outcomes = "; ".join(f"{times} x {what}" for what, times in sorted(row["outcomes"].items())) or "-"
+    return outcomes + (f"; {row['failed']} TESTS FAILED" if row["failed"] else "")
+
+
+def as_markdown(table: list[dict[str, Any]]) -> str:
+    """Return the table as `rows` made it, a heading and a table for each group."""
+    lines: list[str] = []
+    for group in dict.fromkeys(row["group"] for row in table):
+        lines += ["", f"## {group}", "", "| fault | injected | outcome |", "| --- | ---: | --- |"]
+        lines += [
+            f"| {row['fault']} | {row['injected']:,} | {_came_of(row)} |" for row in table if row["group"] == group
+        ]
+    total = sum(row["injected"] for row in table)
+    return "\n".join([f"{len(table)} faults, injected {total:,} times.", *lines, ""])
+
+
+if __name__ == "__main__":
+    print(as_markdown(json.loads(Path(sys.argv[1]).read_bytes())), end="")
