@@ -13,7 +13,7 @@ from kappamask_stream.errors import CanaryError
 from tests.faults.faulty_triton import FaultyModel
 from tests.faults.queue_crew import crew, products, whole
 from tests.faults.triton_masks import Disturbed, scene, undisturbed
-from tests.integration.conftest import PrivateTriton, private_tritons
+from tests.integration.conftest import PrivateTriton, null_repository, private_tritons
 from tests.integration.queue_servers import queue_server
 from tests.stream.polling import until
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-__all__ = ["crew", "products", "queue_server", "scene", "undisturbed", "whole"]
+__all__ = ["crew", "null_repository", "products", "queue_server", "scene", "undisturbed", "whole"]
 
 #: What a model of the right contract may answer: every class is known, nothing is missing, and all of it is wrong.
 GARBAGE = {

@@ -14,7 +14,7 @@ from kappamask_stream.inference import InferResult, TritonClient
 from tests.faults.faulty_triton import FaultyModel
 from tests.faults.triton_masks import Disturbed, scene, undisturbed
 from tests.faults.triton_relay import relayed
-from tests.integration.conftest import private_tritons
+from tests.integration.conftest import null_repository, private_tritons
 from tests.integration.tiles import tile_for
 from tests.stream.polling import until
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-__all__ = ["scene", "undisturbed"]
+__all__ = ["null_repository", "scene", "undisturbed"]
 
 #: One tile at a time, and no more than two that wait.
 TINY_QUEUE = ("max_queue_size: 128", "max_queue_size: 2"), ("max_batch_size: 8", "max_batch_size: 1")

@@ -21,7 +21,15 @@ from kappamask_stream.errors import (
     ServerOverloadedError,
     ServerUnavailableError,
 )
-from kappamask_stream.inference import InFlightWindow, RetryPolicy, canary_watch, endpoint, infer_with_retry, triton
+from kappamask_stream.inference import (
+    InFlightWindow,
+    RetryPolicy,
+    canary_watch,
+    contract_watch,
+    endpoint,
+    infer_with_retry,
+    triton,
+)
 from kappamask_stream.inference.triton import TritonClient
 from kappamask_stream.inference.types import InferResult, TileRequest
 from tests.conftest import make_contract
@@ -68,7 +76,8 @@ class Servers:
         monkeypatch.setattr(TritonClient, "_answer", self._answer)
         monkeypatch.setattr(canary_watch, "in_thread", self._now)
         monkeypatch.setattr(canary_watch, "Connection", self)
-        monkeypatch.setattr(triton, "contract_of", self._contract)
+        for module in (contract_watch, triton):
+            monkeypatch.setattr(module, "contract_of", self._contract)
 
     @staticmethod
     async def _now(_: object, function: Callable[..., Any], *args: object) -> Any:

@@ -10,7 +10,7 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from kappamask_stream import pipeline
+from kappamask_stream import pipeline, product_run
 from kappamask_stream.destinations import FolderDestination
 from kappamask_stream.errors import ServerOverloadedError
 from kappamask_stream.extras import Extra
@@ -66,7 +66,7 @@ async def test_what_is_shown_is_what_was_done(
     l2a_scene: Scene, coarse_l2a: ModelContract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        pipeline, "RetryPolicy", lambda **given: RetryPolicy(**given, backoff_s=0.001, backoff_max_s=0.001)
+        product_run, "RetryPolicy", lambda **given: RetryPolicy(**given, backoff_s=0.001, backoff_max_s=0.001)
     )
     contract = coloured(coarse_l2a)
     metrics, board, witness = Metrics(model="m"), Board(), Witness()

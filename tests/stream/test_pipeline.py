@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from kappamask_stream import pipeline
+from kappamask_stream import product_run
 from kappamask_stream.destinations import FolderDestination
 from kappamask_stream.errors import (
     InferenceError,
@@ -365,7 +365,7 @@ class WatchedStreams:
                 super().__init__(*args, **kwargs)
                 watched.append(self)
 
-        monkeypatch.setattr(pipeline, "TileStream", Watched)
+        monkeypatch.setattr(product_run, "TileStream", Watched)
 
 
 async def test_decoding_runs_ahead_of_the_answers_as_far_as_the_budget_allows(

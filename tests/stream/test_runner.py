@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kappamask_stream import pipeline
+from kappamask_stream import product_run
 from kappamask_stream.errors import (
     CodestreamError,
     InferenceError,
@@ -192,7 +192,7 @@ async def test_decoded_pixels_of_all_products_never_exceed_the_budget(
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "decoder": Counting()})
 
-    monkeypatch.setattr(pipeline, "TileStream", Watched)
+    monkeypatch.setattr(product_run, "TileStream", Watched)
     budget = 9000  # two bands of 40 x 40 pixels take 6400 bytes: two products do not fit beside each other
     monkeypatch.setattr(Settings, "memory_budget_bytes", property(lambda _: budget))
     results = await run_all(products, FakeInference(coarse_l2a), tmp_path, products_at_once=4)
