@@ -23,7 +23,7 @@ MOST_MORE = 4
 MOST_UNFAIR = 1.5
 #: A tile of the backlog waits at least so many times as long as an interactive one.
 LEAST_AHEAD = 3.0
-#: Standard errors that a slope must be above what is allowed to count.
+#: Standard errors that a slope must be above nothing to count.
 _SURE = 2.0
 
 
@@ -36,13 +36,14 @@ class Trend:
     per_hour : its slope.
     error : standard error of it, were the samples independent; memory stays where it is, so the true one is larger.
     mean : of the samples.
-    hours : that they cover.
+    rise : of the high-water mark: the most of the second half over the most of the first. Heaps are trimmed now and
+        then and fill again, which is a slope of any kind, but no growth.
     """
 
     per_hour: float
     error: float
     mean: float
-    hours: float
+    rise: float
 
     @classmethod
     def of(cls, samples: Sequence[tuple[float, float]]) -> Trend:
@@ -53,11 +54,15 @@ class Trend:
         slope = float(((hours - hours.mean()) * (values - values.mean())).sum()) / spread
         left = values - values.mean() - slope * (hours - hours.mean())
         variance = float((left**2).sum()) / (len(values) - 2)
-        return cls(per_hour=slope, error=(variance / spread) ** 0.5, mean=float(values.mean()), hours=float(hours[-1]))
+        half = len(values) // 2
+        return cls(
+            per_hour=slope, error=(variance / spread) ** 0.5, mean=float(values.mean()),
+            rise=float(values[half:].max() - values[:half].max()),
+        )  # fmt: skip
 
     def grows(self, share: float, least: float) -> bool:
-        """Tell whether it has surely gained more than a share of its mean, or `least` where that is more."""
-        return (self.per_hour - _SURE * self.error) * self.hours > max(share * self.mean, least)
+        """Tell whether it surely slopes up and rose by more than a share of its mean; at least by `least`."""
+        return self.per_hour > _SURE * self.error and self.rise > max(share * self.mean, least)
 
 
 def more_at_the_end(samples: Sequence[tuple[float, float]]) -> float:
@@ -108,7 +113,7 @@ def faults(
     found = list(failures)
     for name, trend in memory_mb.items():
         if trend.grows(MOST_GROWTH, MOST_GROWTH_MB):
-            found.append(f"{name} grows by {trend.per_hour:.1f} MB/h (standard error {trend.error:.1f})")
+            found.append(f"{name} grows: {trend.rise:.1f} MB more at the most, {trend.per_hour:.1f} MB/h")
     for name, samples in counted.items():
         if (more := more_at_the_end(samples)) > MOST_MORE:
             found.append(f"{name}: {more:.0f} more at the end")

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from watch import Sample
 
-#: Share of the time that pools fill and allocators settle in (10 minutes, for the server's); at least so many seconds.
-_WARM_UP, WARM_UP_S = 0.5, 20.0
+#: Share of the time that pools fill and allocators settle in (a server's need some minutes); at least so many seconds.
+_WARM_UP, WARM_UP_S = 0.25, 20.0
 #: What a trend needs.
 _FEWEST_LOOKS = 3
 _REFUSED = "ServerOverloadedError"
@@ -120,7 +120,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def _show_tables(figures: dict[str, Any]) -> None:
-    heads = (("tiles/s", 9), ("RSS MB", 9), ("MB/h", 9), ("+-", 7), ("shared", 9), ("MB/h", 9))
+    heads = (("tiles/s", 9), ("RSS MB", 9), ("MB/h", 9), ("+-", 7), ("rise", 7), ("shared", 9), ("rise", 7))
     print(f"\n{'':<20}{''.join(f'{name:>{width}}' for name, width in heads)}  {'files':<10}{'threads':<10}retries")
     for who in [*figures["retries"], "server"]:
         rss, shared = figures["growth"][f"rss_mb of {who}"], figures["growth"][f"shared_mb of {who}"]
@@ -128,8 +128,8 @@ def _show_tables(figures: dict[str, Any]) -> None:
         pace = f"{figures['rates'][who]:9.3f}" if who in figures["rates"] else " " * 9
         retries = ", ".join(f"{n} {cause}" for cause, n in figures["retries"].get(who, {}).items())
         print(
-            f"{who:<20}{pace}{rss['mean']:9.1f}{rss['per_hour']:9.2f}{rss['error']:7.2f}{shared['mean']:9.1f}"
-            f"{shared['per_hour']:9.2f}  {_change(files):<10}{_change(threads):<10}{retries}"
+            f"{who:<20}{pace}{rss['mean']:9.1f}{rss['per_hour']:9.2f}{rss['error']:7.2f}{rss['rise']:7.1f}"
+            f"{shared['mean']:9.1f}{shared['rise']:7.1f}  {_change(files):<10}{_change(threads):<10}{retries}"
         )
     print(f"\n{'lane':<20}{'tiles':>9}{'p50 s':>9}{'p95 s':>9}{'max s':>9}")
     for lane, found in figures["latency_s"].items():
