@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("aws_environment")]
 
 BUCKET = "losing"
+_S3 = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 EXTRAS = ("--png", "--stac", "--probabilities", "--subtiles", "--report")
 
 
@@ -55,7 +56,7 @@ class Bucket:
 
     def keys(self) -> list[str]:
         listing = ET.fromstring(self._store.content(BUCKET, ""))
-        return sorted(key.text or "" for key in listing.iter("{http://s3.amazonaws.com/doc/2006-03-01/}Key"))
+        return sorted(key.text or "" for key in listing.iter(f"{_S3}Key"))
 
     def content(self) -> dict[str, bytes]:
         return {key: b"" if key.endswith(".html") else self._store.content(BUCKET, key) for key in self.keys()}
@@ -64,6 +65,10 @@ class Bucket:
         self._store.fill(BUCKET, {})
         for key in self.keys():
             self._store._ask("DELETE", f"/{BUCKET}/{key}")
+        listing = ET.fromstring(self._store.uploads(BUCKET))
+        for upload in listing.iter(f"{_S3}Upload"):
+            key, number = upload.findtext(f"{_S3}Key"), upload.findtext(f"{_S3}UploadId")
+            self._store._ask("DELETE", f"/{BUCKET}/{key}?uploadId={number}")
 
     def uploads(self) -> bool:
         return b"<UploadId>" in self._store.uploads(BUCKET)
@@ -99,13 +104,16 @@ def numbers(bucket: Bucket, fault: Fault, brief: int) -> Iterable[int]:
 @pytest.mark.fault("Output", "S3: a request that writes is done, its answer is lost (reset, 500)")
 def test_an_answer_that_is_lost(bucket: Bucket, fault: Fault) -> None:
     for number in numbers(bucket, fault, 2):
-        for fate in ("reset after", "500 after")[number % 2 :][: fault.amount(1, 2)]:
+        fates = ("reset after", "500 after")
+        for fate in fault.amount(fates[number % 2 :][:1], fates):
             bucket.empty()
             ended = bucket.run({number: fate})  # type: ignore[dict-item]
             assert ended.code == 0, (number, fate, ended.err)
             fault.injected(bucket.relay.lost)
             assert bucket.content() == bucket.whole
-            assert not bucket.uploads()
+            # Nobody knows the id of an upload whose beginning was not answered: it stays, for the bucket's lifecycle rule.
+            was_begun = bucket.relay.written[number - 1].endswith("?uploads")
+            assert bucket.uploads() is was_begun, bucket.relay.written[number - 1]
             fault.outcome("sent again, all objects byte-identical")
 
 
