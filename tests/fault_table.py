@@ -24,6 +24,7 @@ _PASSED: pytest.StashKey[bool] = pytest.StashKey()
 _T = TypeVar("_T")
 _IDENTICAL = "recovered, mask byte-identical"
 _REFUSED = "failed with the cause, no file"
+_PIPE = r"\|"
 
 
 class Fault:
@@ -138,7 +139,9 @@ def as_markdown(table: list[dict[str, Any]]) -> str:
     for group in dict.fromkeys(row["group"] for row in table):
         lines += ["", f"## {group}", "", "| fault | injected | outcome |", "| --- | ---: | --- |"]
         lines += [
-            f"| {row['fault']} | {row['injected']:,} | {_came_of(row)} |" for row in table if row["group"] == group
+            f"| {row['fault'].replace('|', _PIPE)} | {row['injected']:,} | {_came_of(row)} |"
+            for row in table
+            if row["group"] == group
         ]
     total = sum(row["injected"] for row in table)
     return "\n".join([f"{len(table)} faults, injected {total:,} times.", *lines, ""])

@@ -19,13 +19,13 @@ def said(group: str, name: str, times: int, *, failed: bool = False, when: str =
 def test_what_tests_said_is_joined_by_fault_and_sorted() -> None:
     reports = [
         said("Triton", "hangs", 2, identical=2),
-        said("Disk", "is full", 1000, refused=3, identical=1),
+        said("Disk", "is full (a | b)", 1000, refused=3, identical=1),
         said("Triton", "hangs", 1, failed=True),
         said("Triton", "hangs", 5, when="call", identical=5),  # of the same test: counted once
     ]
     table = rows(reports)
     assert [(row["group"], row["fault"], row["injected"], row["failed"]) for row in table] == [
-        ("Disk", "is full", 1000, 0),
+        ("Disk", "is full (a | b)", 1000, 0),
         ("Triton", "hangs", 3, 1),
     ]
     assert (
@@ -36,7 +36,7 @@ def test_what_tests_said_is_joined_by_fault_and_sorted() -> None:
 
 | fault | injected | outcome |
 | --- | ---: | --- |
-| is full | 1,000 | 1 x identical; 3 x refused |
+| is full (a \\| b) | 1,000 | 1 x identical; 3 x refused |
 
 ## Triton
 
