@@ -73,18 +73,7 @@ class ContractWatch:
     async def confirm(self, reads: int) -> None:
         """Look whether servers serve what the contract says; else no later call returns.
 
-        Parameters
-        ----------
-        reads : times that servers are asked, where there may be several.
-
-        Raises
-        ------
-        ModelChangedError
-            If another model is served; with both sides.
-        ContractError
-            If servers do not agree; with both sides.
-        ServerError
-            If nothing was learnt: nobody answers, or refuses.
+        Parameters and errors are those of `TritonClient.confirm`, which has the canary answered, too.
         """
         self.require_current()
         if self._reconnects != (count := self._connection.reconnects.count):
