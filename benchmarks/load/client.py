@@ -118,7 +118,7 @@ class Client:
                 raise AssertionError(f"{product} was {result.status}, not masked")
             self.check(product, Path(str(result.output)).read_bytes())
             self.answered += self.running.pop(name).tiles_done
-            shutil.rmtree(output)
+            shutil.rmtree(Path(str(result.output)).parent)
 
 
 def tell(**what: Any) -> None:

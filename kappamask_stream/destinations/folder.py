@@ -139,7 +139,10 @@ class FolderDestination:
             raise OutputError(f"cannot look into {self.folder}: {error.strerror}") from error
 
     def _missing(self, names: Sequence[str]) -> list[str]:
-        return [name for name in names if not (self.folder / name).is_file()]
+        try:
+            return [name for name in names if not (self.folder / name).is_file()]
+        except OSError as error:
+            raise OutputError(f"cannot look for {error.filename}: {error.strerror}") from error
 
     def _prepare(self, paths: Sequence[Path]) -> None:
         try:

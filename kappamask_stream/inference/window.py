@@ -34,7 +34,7 @@ class InFlightWindow:
     urgent : limits those that are in the interactive lane because they are late; taken before a slot.
 
     State: `_in_flight`, `_limit` (between 1 and maximum, fractional), `_threshold` below which it comes back quickly,
-    how often it was lowered, and the waiting futures, oldest first.
+    how often it was lowered, whether an answer has come since, and the waiting futures, oldest first.
     """
 
     def __init__(self, maximum: int) -> None:
@@ -42,6 +42,7 @@ class InFlightWindow:
         self.urgent = asyncio.Semaphore(_URGENT)
         self._limit = self._threshold = float(maximum)
         self._in_flight = self._lowered = 0
+        self._was_answered = True
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @classmethod
@@ -110,7 +111,9 @@ class InFlightWindow:
     def overloaded(self) -> None:
         """Take note that the server's queue was full: what was in flight was too much, by a factor."""
         self._lowered += 1
-        self._threshold = max(1.0, self._limit * _DECREASE)
+        if self._was_answered:  # a queue that stays full says nothing new of what it takes
+            self._threshold = max(1.0, self._limit * _DECREASE)
+        self._was_answered = False
         self._limit = max(1.0, min(self._limit, float(self._in_flight or 1)) * _DECREASE)
 
     def answered(self) -> None:
@@ -119,6 +122,7 @@ class InFlightWindow:
         A client that happened to have few in flight while others filled the queue is soon where it was (slow start and
         congestion avoidance: RFC 5681, 3.1).
         """
+        self._was_answered = True
         more = 1.0 if self._limit < self._threshold else 1.0 / self._limit
         self._limit = min(float(self.maximum), self._limit + more)
         self._wake()

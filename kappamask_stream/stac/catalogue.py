@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream.destinations import make_destination
 from kappamask_stream.errors import KappaMaskError, OutputError
+from kappamask_stream.stac.collection import COLLECTION_FILE
 from kappamask_stream.stac.publishing import checked_collection, item_entry, write_catalogue
 from kappamask_stream.threads import in_thread
 
@@ -156,6 +157,7 @@ class Catalogue:
                 if not await self._is_gone(path):
                     failures[path] = error
                     return
+                self._entries.pop(path, None)
                 if path in (self._linked or ()):
                     self._doubted.add(path)
             self._unread.discard(path)
@@ -166,8 +168,10 @@ class Catalogue:
         return failures[min(failures)] if failures else None
 
     async def _is_gone(self, path: str) -> bool:
+        """Tell whether an Item was taken away; not where the Collection went with it: the whole folder may be away."""
         try:
-            return bool(await self._root.missing([path]))
+            wanted = [path, COLLECTION_FILE] if self._linked else [path]
+            return await self._root.missing(wanted) == [path]
         except KappaMaskError:  # nobody can tell: what kept it from being read is the failure
             return False
 

@@ -138,7 +138,8 @@ class LocalState:
         found = []
         for process in self.processes():
             with suppress(psutil.NoSuchProcess):  # it may end at any moment
-                found += [process] if "triton_python_backend_stub" in process.cmdline()[0] else []
+                # One that has ended and was not waited for has none.
+                found += [process] if "triton_python_backend_stub" in "".join(process.cmdline()[:1]) else []
         return found
 
     def regions(self) -> list[str]:

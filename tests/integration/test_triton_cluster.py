@@ -11,8 +11,7 @@ import grpc
 import pytest
 
 from kappamask_stream.errors import ContractError, ModelChangedError, ServerUnavailableError
-from kappamask_stream.inference import InFlightWindow, RetryPolicy, TritonClient, infer_with_retry
-from kappamask_stream.inference import triton as client_module
+from kappamask_stream.inference import InFlightWindow, RetryPolicy, TritonClient, contract_watch, infer_with_retry
 from kappamask_stream.models import ModelChoice, ModelPool
 from kappamask_stream.settings import Settings
 from tests.integration.dns_server import NameServer, name_server
@@ -294,7 +293,7 @@ async def test_what_was_read_before_a_connection_was_lost_confirms_nothing(
         serving(Lost(contract)) as (_, port),
         await TritonClient.connect(f"grpc://127.0.0.1:{port}", contract.name) as client,
     ):
-        read = client_module.contract_of
+        read = contract_watch.contract_of
 
         async def slowly(*arguments: object) -> ModelContract:
             found = await read(*arguments)
@@ -302,7 +301,7 @@ async def test_what_was_read_before_a_connection_was_lost_confirms_nothing(
                 await client.infer(tile_for(client))
             return found
 
-        monkeypatch.setattr(client_module, "contract_of", slowly)
+        monkeypatch.setattr(contract_watch, "contract_of", slowly)
         await client.confirm()
         assert client.is_doubtful
         monkeypatch.undo()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -190,6 +193,39 @@ async def test_with_all_items_taken_away_nothing_is_written(made: Any, contract_
     (tmp_path / "R" / "L2A_x.json").unlink()
     await catalogue.publish()
     assert root.written == written
+
+
+async def test_a_folder_that_is_away_as_a_whole_is_a_failure(made: Any, contract_of: Any, tmp_path: Path) -> None:
+    """A disk that is not mounted any more: nobody took the Items away."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    results = [replace(result, product=result.product[-1]) for result in made("out/P", "out/Q", "out/R")]
+    catalogue = Catalogue(Root(folder), contract_of)
+    for result in results:
+        await catalogue.add(result, has_item=True)
+    folder.rename(tmp_path / "away")
+    with pytest.raises(OutputError, match=r"R/L2A_x\.json"):
+        await catalogue.publish()
+    (tmp_path / "away").rename(folder)
+    await catalogue.publish()
+    assert len(linked(folder)) == 3
+
+
+async def test_an_item_that_cannot_be_looked_for_is_a_failure(
+    made: Any, contract_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (result,) = made("P")
+    (tmp_path / "P" / "L2A_x.json").unlink()
+
+    def stale(path: Path) -> bool:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    catalogue = Catalogue(Root(tmp_path), contract_of)
+    await catalogue.check()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "is_file", stale)
+        with pytest.raises(OutputError, match=r"P/L2A_x\.json"):
+            await catalogue.add(result, has_item=True)
 
 
 async def test_without_items_nothing_is_made(made: Any, contract_of: Any, tmp_path: Path) -> None:
