@@ -185,10 +185,10 @@ class Connection:
     async def aclose(self) -> None:
         """Give shared memory back and close the channels."""
         try:
-            await self.reconnects.aclose()
             await self.memory.aclose()
         finally:
             await self.infer.aclose()
+            await self.reconnects.aclose()
             await self.channel.close()
             await self.one.close()
 

@@ -65,7 +65,7 @@ class ModelInfer:
             raise closed() from error
 
     def reconnects(self) -> Reconnects:
-        """Begin to count how often the connection is lost; who closes this, closes that before."""
+        """Begin to count how often the connection is lost; who closes this, closes that after it."""
         return Reconnects(self._channel)
 
     async def aclose(self) -> None:

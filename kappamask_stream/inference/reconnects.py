@@ -10,6 +10,9 @@ import grpc
 if TYPE_CHECKING:
     from grpc.aio import Channel
 
+#: A channel that was closed tells so within some 20 ms.
+_SEEN_S = 5.0
+
 
 class Reconnects:
     """Counts how often a channel lost its connection: after it another server may answer, or the same one started anew.
@@ -18,7 +21,7 @@ class Reconnects:
 
     Parameters
     ----------
-    channel : whoever closes it calls `aclose` as well.
+    channel : whoever closes it calls `aclose` after it.
 
     State: the count, and the task that waits for the channel's state to change.
     """
@@ -28,7 +31,12 @@ class Reconnects:
         self._watching = asyncio.get_running_loop().create_task(self._watch(channel), name="watches a connection")
 
     async def aclose(self) -> None:
-        """End the task."""
+        """Wait until the task has seen that the channel is closed; cancel it only if it does not.
+
+        gRPC delivers what a cancelled task waited for all the same, later: to an event loop that may be closed by then,
+        which another loop of the process reports with a traceback.
+        """
+        await asyncio.wait([self._watching], timeout=_SEEN_S)
         self._watching.cancel()
         await asyncio.wait([self._watching])
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +18,26 @@ from tests.integration.kserve_servers import Replica, serving
 from tests.stream.polling import until
 from tests.stream.test_canary_watch import PLAIN, SIZE, tile
 
+#: One loop after the other, as `mask_product_sync` and notebooks have them; gRPC's own thread outlives them all.
+LOOPS = """
+import asyncio, grpc
+from kappamask_stream.inference.channel import Connection
+from kappamask_stream.inference.endpoint import parse_endpoint
+
+kept = []
+
+async def keep():
+    kept.append(grpc.aio.insecure_channel("127.0.0.1:1"))
+
+async def open_and_close():
+    connection = Connection.open(parse_endpoint("grpc://127.0.0.1:1"))
+    await asyncio.sleep(0.01)
+    await connection.aclose()
+
+asyncio.run(keep())
+for _ in range(100):
+    asyncio.run(open_and_close())
+"""
 RIGHT = np.full((SIZE, SIZE), 4 if canary_tile(PLAIN).tensors["DN_20M"].flat[0] > 3000 else 1, np.uint8)
 SURE = np.stack([np.where(value == RIGHT, 255, 0) for value in PLAIN.probability_classes]).astype(np.uint8)
 CONTRACT = replace(PLAIN, min_agreement=0.9995, canary=known_answer(PLAIN, RIGHT, SURE))
@@ -93,3 +115,8 @@ async def test_nothing_is_left_of_a_client_that_is_closed() -> None:
                 assert any(task.get_name() == "watches a connection" for task in asyncio.all_tasks())
         left = asyncio.all_tasks() - before
         assert not [task for task in left if task.get_name() == "watches a connection"]
+
+
+def test_one_event_loop_after_the_other_says_nothing() -> None:
+    ended = subprocess.run([sys.executable, "-c", LOOPS], capture_output=True, text=True, check=False, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")
