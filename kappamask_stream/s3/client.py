@@ -132,13 +132,15 @@ class S3Client:
             metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
         )
 
-    async def get(self, bucket: str, key: str, *, limit: int, etag: str | None = None) -> bytes:
+    async def get(
+        self, bucket: str, key: str, *, limit: int, etag: str | None = None, size: int | None = None
+    ) -> bytes:
         """Return a whole small object, compared with its checksum where the store gives one.
 
         Parameters
         ----------
         limit : most bytes.
-        etag : of the version that is wanted; None: any.
+        etag, size : of the version that is wanted, as a listing has them; None: any.
 
         Raises
         ------
@@ -156,15 +158,18 @@ class S3Client:
                 now = bare_etag(answer.headers.get("ETag"))
                 if etag is not None and now is not None and now != etag:
                     raise changed(url, f"its ETag was {etag}, it is {now}")
-                size = answer.content_length
-                if size is not None and size > limit:
+                announced = answer.content_length
+                if size is not None and announced not in {None, size}:
+                    raise TryLaterError(f"the object has {size} bytes, the store announces {announced}")
+                if announced is not None and announced > limit:
                     raise ProductError(
-                        f"{url} has {size} bytes, at most {limit} are read: it is not what its name says"
+                        f"{url} has {announced} bytes, at most {limit} are read: it is not what its name says"
                     )
                 data = b"".join([piece async for piece in _limited(answer.content.iter_any(), limit, url)])
                 self._session.received_bytes += len(data)
-                if size is not None and len(data) != size:
-                    raise TryLaterError(f"the answer ended at byte {len(data)} of {size}")
+                whole = announced if size is None else size
+                if whole is not None and len(data) != whole:
+                    raise TryLaterError(f"the answer ended at byte {len(data)} of {whole}")
                 await in_thread(None, _verify, data, now, dict(answer.headers), seen)
                 return data
 

@@ -119,7 +119,7 @@ def tile_source(client: S3Client, bucket: str, prefix: str) -> S3Source:
         if "metadata.xml" not in product:
             raise ProductError(f"{label}: there is no s3://{bucket}/{product_prefix}/metadata.xml, it has the offsets")
         at = product["metadata.xml"]
-        data = await client.get(bucket, at.key, limit=XML_LIMIT, etag=at.etag)
+        data = await client.get(bucket, at.key, limit=XML_LIMIT, etag=at.etag, size=at.size)
         metadata = await in_thread(None, product_metadata, data, at.url)
         return MappingProxyType(safe_paths(name, tile, product, metadata.image_files))
 

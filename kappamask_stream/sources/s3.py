@@ -80,7 +80,8 @@ class S3Source:
         at = await self._object(path)
         if at.size > limit:
             raise ProductError(f"{at.url} has {at.size} bytes, at most {limit} are read: it is not what its name says")
-        return await self._client.get(at.bucket, at.key, limit=limit, etag=at.etag or self._versions[at.key].etag)
+        etag = at.etag or self._versions[at.key].etag
+        return await self._client.get(at.bucket, at.key, limit=limit, etag=etag, size=at.size)
 
     async def aclose(self) -> None:
         """See `Source.aclose`: connections belong to the client."""

@@ -33,6 +33,7 @@ class FaultProxy:
     bytes_per_s : of each connection and direction; None is no limit.
     refuses : True resets new connections at once.
     cut_after : bytes from the server after which a connection is reset; None never.
+    draw_cut : is asked for another `cut_after` for every connection.
     cut_points : counts of bytes passed, either way, at which all connections are reset; each is used up.
     hold_after : bytes to the server after which a connection passes nothing more on to it, until `let_go`; None never.
     hold_from : bytes that the server must have answered on the connection before those count.
@@ -49,6 +50,7 @@ class FaultProxy:
         self.bytes_per_s: float | None = None
         self.refuses = False
         self.cut_after: int | None = None
+        self.draw_cut: Callable[[], int] | None = None
         self.cut_points: deque[int] = deque()
         self.hold_after: int | None = None
         self.hold_from = 0
@@ -143,6 +145,7 @@ class FaultProxy:
     ) -> None:
         """Pass bytes one way; `answered` counts those that the connection's server has sent."""
         passed = counted = 0
+        drawn = None if self.draw_cut is None or to_server else self.draw_cut()
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK if self.bytes_per_s is None else max(1, int(self.bytes_per_s / 10))):
                 await asyncio.sleep(self.latency_s)
@@ -155,8 +158,9 @@ class FaultProxy:
                 if self.hold_after is not None and counted > self.hold_after:
                     self.held.set()
                     await self._let_go.wait()
-                if self.cut_after is not None and not to_server and passed + len(data) > self.cut_after:
-                    writer.write(data[: self.cut_after - passed])
+                cut_after = self.cut_after if drawn is None else drawn
+                if cut_after is not None and not to_server and passed + len(data) > cut_after:
+                    writer.write(data[: cut_after - passed])
                     await writer.drain()
                     self._reset(writer)
                     return

@@ -257,6 +257,16 @@ async def test_a_store_that_ignores_if_match_is_caught_by_the_etag(store: Faulty
         await client.read(pinned, 0, 10)
 
 
+@pytest.mark.parametrize("announced", [0, 100, len(DATA) + 1, 10**9])
+async def test_a_whole_object_has_the_length_of_its_listing(announced: int, store: FaultyS3, client: S3Client) -> None:
+    """Also where its ETag is no MD5, and where what is announced is more than is ever read."""
+    store.faults += [Fault(announce=announced, then="close")] * 2
+    assert await client.get("bucket", KEY, limit=10**6, size=len(DATA)) == DATA
+    store.faults += [Fault(announce=announced, then="close")] * 9
+    with pytest.raises(StoreUnavailableError, match=rf"has {len(DATA)} bytes, the store announces {announced};"):
+        await client.get("bucket", KEY, limit=10**6, size=len(DATA))
+
+
 async def test_without_etags_another_length_tells(store: FaultyS3, client: S3Client) -> None:
     store.extra_headers["ETag"] = ""
     longer = S3Object(bucket="bucket", key=KEY, size=len(DATA) + 5, etag=None)
