@@ -27,7 +27,7 @@ TARGETS ?=
 JOBS ?= 2
 KAPPAMASK := $(if $(WEIGHTS),--weights $(WEIGHTS))
 
-.PHONY: help demo test lint bench bench-sources bench-decode bench-transport bench-scaling full soak faults fuzz load sbom audit server-env stores-env stac-schemas clean
+.PHONY: help demo test lint bench bench-sources bench-decode bench-transport bench-scaling full soak faults thorough fuzz load sbom audit server-env stores-env stac-schemas clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -88,6 +88,9 @@ soak: server-env stores-env  ## the worker under fire: PRODUCTS=300 small produc
 
 faults: server-env stores-env  ## inject every fault as often as docs/reliability.md says, and print what came of it
 	FAULTS=full FAULT_TABLE=bench-output/faults.json $(BIN)/python -m pytest -m fault -n $(JOBS) --dist loadfile
+
+thorough: server-env  ## properties, state machines and damaged files in their full amounts (1,000s of examples), counted
+	FAULTS=full THOROUGH_TABLE=bench-output/thorough.json $(BIN)/python -m pytest -o faulthandler_timeout=3600 -m thorough -n $(JOBS) --dist loadfile
 
 # Coverage-guided: a parser is done after RUNS inputs, or SECONDS.
 fuzz: $(BIN)/.installed  ## fuzz what parses outside bytes (RUNS=1000000 inputs each, at most SECONDS=3600; TARGETS="jp2_index zip")

@@ -199,6 +199,27 @@ def compare(contract: ModelContract, labels: NDArray[np.uint8], known: NDArray[n
     )
 
 
+def compare_likeliest(
+    contract: ModelContract, probabilities: NDArray[np.uint8], known: NDArray[np.uint8]
+) -> Comparison | None:
+    """Compare an answer's likeliest classes with the known ones: of them a blended mask is made, not of its labels.
+
+    Parameters
+    ----------
+    probabilities : uint8 ``[classes, H, W]``, as the server gave them.
+    known : of `known_labels`; no pixel is compared whose known class has no probability.
+
+    Returns
+    -------
+    None where no known class has one.
+    """
+    values = np.array(contract.probability_classes, np.uint8)
+    probable = np.where(np.isin(known, values), known, np.uint8(FAULT_LABEL))
+    if (probable == FAULT_LABEL).all():
+        return None
+    return compare(contract, values[probabilities.argmax(axis=0)], probable)
+
+
 def _is_drawn(contract: ModelContract) -> bool:
     return max(contract.tile_size, *(group.tile for group in contract.inputs)) <= _LARGEST_SIDE
 

@@ -188,6 +188,11 @@ class ModelContract:
         """Bytes of one tile's DN tensors on the wire."""
         return sum(2 * len(g.bands) * g.tile * g.tile for g in self.inputs)
 
+    @property
+    def answer_bytes(self) -> int:
+        """Bytes of one tile's LABELS and PROBABILITIES on the wire."""
+        return (1 + len(self.probability_classes)) * self.tile_size**2
+
     def sha256(self) -> str:
         """Digest of the canonical JSON without the canary, as of before it: part of a mask's fingerprint."""
         decisive = replace(self, canary=None, schema_version=min(self.schema_version, _BEFORE_CANARY))

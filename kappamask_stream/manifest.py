@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from kappamask_stream.metadata import XML_LIMIT, parse_xml
 from kappamask_stream.names import checked_path
 from kappamask_stream.product import is_read, product_source
 from kappamask_stream.sources.stac_source import StacItemSource
+from kappamask_stream.sources.verified import BLOCK_BYTES, VerifiedSource, block_checksums
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
     from kappamask_stream.sources import Source
 
 _MANIFEST = "manifest.safe"
-#: Bytes of a file that are in memory at once, and files that are read at once.
-_CHUNK = 4 * 1024 * 1024
+#: Bytes of a file that are in memory at once, whole blocks of them, and files that are read at once.
+_CHUNK = 256 * BLOCK_BYTES
 _FILES_AT_ONCE = 4
 #: Faults that a message names.
 _NAMED = 5
@@ -62,17 +64,27 @@ class ManifestEntry:
         return is_read(self.path)
 
 
-async def verify(source: Source, on_progress: Callable[[int, int], None] | None = None) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """A product whose files are as its manifest says.
+
+    Attributes
+    ----------
+    source : reads the very bytes that were compared, or fails.
+    remarks : on files that are missing and that masks do not need: previews, reports, masks of quality.
+    """
+
+    source: VerifiedSource
+    remarks: Sequence[str]
+
+
+async def verify(source: Source, on_progress: Callable[[int, int], None] | None = None) -> Verified:
     """Compare size and checksum of all files that the manifest lists.
 
     Parameters
     ----------
     source : the product, or the folder around it.
     on_progress : called with bytes done and bytes in all, on the event loop.
-
-    Returns
-    -------
-    Remarks on files that are missing and that masks do not need: previews, reports, masks of quality.
 
     Raises
     ------
@@ -99,7 +111,9 @@ async def verify(source: Source, on_progress: Callable[[int, int], None] | None 
     faults = {entry.path: "is missing" for entry in missing if entry.is_needed}
     listed = {entry.path for entry in entries}
     faults |= {path: "is not listed there" for path in sorted(listing) if is_read(path) and path not in listed}
-    faults |= await _compare(source, [entry for entry in entries if entry.path in listing], listing, on_progress)
+    blocks: dict[str, array[int]] = {}
+    there = [entry for entry in entries if entry.path in listing]
+    faults |= await _compare(source, there, listing, blocks, on_progress)
     if faults:
         # In the manifest's order, whatever order the files were read in; what it does not list comes last.
         order = [entry.path for entry in entries if entry.path in faults]
@@ -110,7 +124,7 @@ async def verify(source: Source, on_progress: Callable[[int, int], None] | None 
             f"{source.label}: {len(named)} of {len(entries)} files are not as {_MANIFEST} says: "
             f"{'; '.join(named[:_NAMED])}{more}: fetch the product again"
         )
-    return remarks
+    return Verified(source=VerifiedSource(source, blocks), remarks=remarks)
 
 
 def parse_manifest(data: bytes, where: str) -> list[ManifestEntry]:
@@ -156,9 +170,15 @@ async def _compare(
     source: Source,
     entries: Sequence[ManifestEntry],
     listing: Mapping[str, int],
+    blocks: dict[str, array[int]],
     on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, str]:
-    """Return path -> what is wrong, for files that are there; a file of another size is not read."""
+    """Return path -> what is wrong, for files that are there; a file of another size is not read.
+
+    Parameters
+    ----------
+    blocks : takes path -> checksums of the blocks, of what masks are made from.
+    """
     faults = {
         entry.path: f"has {listing[entry.path]} bytes, not {entry.size}"
         for entry in entries
@@ -177,7 +197,7 @@ async def _compare(
     async def worker() -> None:
         for entry in waiting:
             try:
-                found = await _checksum(source, entry, count)
+                found = await _checksum(source, entry, blocks, count)
             except ProductError as error:
                 faults[entry.path] = f"cannot be read ({error})"
             else:
@@ -193,11 +213,21 @@ async def _compare(
     return faults
 
 
-async def _checksum(source: Source, entry: ManifestEntry, count: Callable[[int], None]) -> str:
+async def _checksum(
+    source: Source, entry: ManifestEntry, blocks: dict[str, array[int]], count: Callable[[int], None]
+) -> str:
     """Read a file chunk by chunk; reading and hashing are done in threads."""
-    digest = hashlib.new(entry.algorithm, usedforsecurity=False)
+    digest, ours = hashlib.new(entry.algorithm, usedforsecurity=False), array("I")
+
+    def take(data: bytes) -> None:
+        digest.update(data)
+        if entry.is_needed:
+            ours.extend(block_checksums(data))
+
     for start in range(0, entry.size, _CHUNK):
         data = await source.read(entry.path, start, min(_CHUNK, entry.size - start))
-        await in_thread(None, digest.update, data)
+        await in_thread(None, take, data)
         count(len(data))
+    if entry.is_needed:
+        blocks[entry.path] = ours
     return digest.hexdigest()

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from rasterio.errors import RasterioError
 
 from kappamask_stream import __version__
-from kappamask_stream.cog import read_quicklook_pixels
+from kappamask_stream.cog import MOST_QUICKLOOK_PIXELS, most_bytes, read_quicklook_pixels
 from kappamask_stream.destinations.sets import publish_beside_others, standing_item
 from kappamask_stream.destinations.types import OutputFile
+from kappamask_stream.disk import FILE_BYTES, DiskUse
 from kappamask_stream.errors import OutputError
 from kappamask_stream.names import mask_name
+from kappamask_stream.png import most_png_bytes
 from kappamask_stream.quicklook import encode_quicklook
 from kappamask_stream.recipe import digest, offsets_text, recipe
 from kappamask_stream.threads import in_thread
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from kappamask_stream.cog import FoundMask
     from kappamask_stream.contract import ModelContract
     from kappamask_stream.destinations import Destination
+    from kappamask_stream.extras import MaskJob
     from kappamask_stream.mask_options import MaskOptions
     from kappamask_stream.product import Product
 
@@ -118,6 +121,12 @@ class OutputPlan:
     def href(self) -> str:
         """Path or URL of the GeoTIFF."""
         return self.destination.href(self.mask)
+
+    def disk_use(self, job: MaskJob) -> DiskUse:
+        """Return the most that the mask and its quicklook take; blocks are kept in memory until then."""
+        _, mask = most_bytes(job.cog_spec)
+        quicklook = most_png_bytes(MOST_QUICKLOOK_PIXELS, MOST_QUICKLOOK_PIXELS, 3)
+        return DiskUse(output=mask + quicklook + 3 * FILE_BYTES)
 
     def mask_file(self, cog: Sequence[bytes]) -> OutputFile:
         """Return the GeoTIFF as it is to be published."""

@@ -79,8 +79,10 @@ async def mask_product(
         )  # fmt: skip
     try:
         await destination.prepare([plan.mask, *names])
-        run = ProductRun(job, layout, plan, model, resources, extras, progress, started)
-        return replace(await run.run(), files=files, notes=notes)
+        uses = [plan.disk_use(job), *(extra.disk_use(job) for extra in extras)]
+        async with resources.disk.reserve(uses, destination.disk_folder, what=product.name):
+            run = ProductRun(job, layout, plan, model, resources, extras, progress, started)
+            return replace(await run.run(), files=files, notes=notes)
     except BaseException:
         await destination.discard()
         raise

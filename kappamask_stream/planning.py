@@ -13,6 +13,7 @@ from kappamask_stream.extent import require_size, size_at
 from kappamask_stream.frame import MaskFrame
 from kappamask_stream.grid import TileGrid, Window
 from kappamask_stream.jp2 import CodestreamIndex, DecodePlan, ReducedBand, bands_of, index_bands, wanted_tiles
+from kappamask_stream.jp2.account import USUAL_BYTES
 from kappamask_stream.mosaic import CropMosaic
 from kappamask_stream.threads import in_thread
 
@@ -120,6 +121,7 @@ async def plan_decoding(
     *,
     partly: bool = False,
     cost: IndexCost | None = None,
+    most_bytes: int | None = None,
 ) -> DecodePlan:
     """Index every file of a model's bands and plan what is decoded when.
 
@@ -129,11 +131,12 @@ async def plan_decoding(
     partly : True looks for the codestream tiles that `tiles` need only; False follows each file to its end, which
         shows that all of it is there.
     cost : what indexing reads is added here.
+    most_bytes : that what is kept of all pieces of the files may take (`bookkeeping_bytes`). None: no limit.
 
     Raises
     ------
     InputError
-        If a band is missing, damaged, or of another size than the metadata says.
+        If a band is missing, damaged, or of another size than the metadata says, or they are cut into too many pieces.
     """
     tiles = tuple(tiles)
     groups = {(b, g.gsd_m): g for g in contract.inputs for b in g.bands}
@@ -150,7 +153,7 @@ async def plan_decoding(
                 return geometry.covering(Window(0, 0, geometry.height, geometry.width))
             return needed(path, geometry)
 
-    opened = await index_bands(product.source, list(paths.values()), wanted=wanted, cost=cost)
+    opened = await index_bands(product.source, list(paths.values()), wanted=wanted, cost=cost, most_bytes=most_bytes)
     for path, index in opened.items():
         require_place(product.source.label, path, index, epsg=product.epsg, ulx=product.ulx, uly=product.uly)
     indexes = {key: _at(key[1], opened[file.path], file) for key, file in files.items()}
@@ -194,8 +197,18 @@ def mask_size(product: Product, contract: ModelContract) -> tuple[int, int]:
     return size_at(product, contract.gsd_m)
 
 
+def bookkeeping_bytes(settings: Settings) -> int:
+    """Return the bytes that may be kept of the pieces of one product's files: its share of the budget.
+
+    They are taken before the budget is waited for, by as many products as are in work at once.
+    """
+    return settings.memory_budget_bytes // settings.products_at_once
+
+
 def reservation(plan: DecodePlan, settings: Settings) -> int:
-    """Return the bytes that a product's decoded pixels may take: all of them if they fit into its share of the budget.
+    """Return the bytes that a product's decoded pixels, and what is kept of their pieces, may take.
+
+    All of them if they fit into its share of the budget.
 
     What a product needs at least it gets, even beyond its share: then it waits until the others leave that much.
 
@@ -205,16 +218,25 @@ def reservation(plan: DecodePlan, settings: Settings) -> int:
         If that is beyond the whole budget because of how one of its files is laid out: with ESA's, which do not count a
         decoder's own memory, it would be for the settings to be changed, and other products fail as well.
     """
-    greedy = max(plan.units, key=lambda unit: unit.work_bytes, default=None)
-    if plan.required_bytes > settings.memory_budget_bytes and greedy is not None and greedy.work_bytes:
+    if plan.required_bytes > settings.memory_budget_bytes and (layout := _greedy_layout(plan)) is not None:
         needed = -(-plan.required_bytes // _MB)
         raise ProductError(
-            f"{plan.bands[greedy.band].index.name} is laid out in pieces so large that decoding needs {needed} MB, "
-            f"the budget is {settings.memory_budget_mb} MB: fetch the product again, or raise the budget "
-            f"(--memory-budget-mb {needed}) where the file is meant to be so"
+            f"{layout} that decoding needs {needed} MB, the budget is {settings.memory_budget_mb} MB: fetch the "
+            f"product again, or raise the budget (--memory-budget-mb {needed}) where the file is meant to be so"
         )
     share = settings.memory_budget_bytes // settings.products_at_once
-    return max(plan.required_bytes, min(sum(unit.nbytes for unit in plan.units), share))
+    return max(plan.required_bytes, min(plan.kept_bytes + sum(unit.nbytes for unit in plan.units), share))
+
+
+def _greedy_layout(plan: DecodePlan) -> str | None:
+    """Say which file is laid out as no product's are, and how; None where they take no more than is usual."""
+    largest = max(plan.units, key=lambda unit: unit.work_bytes, default=None)
+    if largest is not None and largest.work_bytes:
+        return f"{plan.bands[largest.band].index.name} is laid out in pieces so large"
+    if plan.kept_bytes > USUAL_BYTES:
+        finest = max((band.index for band in plan.bands), key=lambda index: len(index.tiles))
+        return f"{finest.name} is laid out in {len(finest.tiles)} pieces, so many"
+    return None
 
 
 def _frame(product: Product, window: Window, gsd_m: int) -> MaskFrame:

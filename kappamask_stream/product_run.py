@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from kappamask_stream.assembly import Assembly
-from kappamask_stream.cog import CogSpec, CogStream
+from kappamask_stream.cog import CogStream
 from kappamask_stream.errors import KappaMaskError
 from kappamask_stream.extras import FinishedMask, MaskJob, TileAnswer
 from kappamask_stream.inference import RetryPolicy, TileRequest, confirm_with_retry, infer_with_retry
 from kappamask_stream.jp2 import IndexCost, TileStream
 from kappamask_stream.nodata import nodata_mask
-from kappamask_stream.planning import Layout, plan_decoding, reservation
+from kappamask_stream.planning import Layout, bookkeeping_bytes, plan_decoding, reservation
 from kappamask_stream.radiometry import offset_scale
 from kappamask_stream.result import ProductProgress, ProductResult, StageClock
 from kappamask_stream.threads import in_thread
@@ -111,6 +111,7 @@ class ProductRun:
                 self.layout.read,
                 partly=self.layout.area is not None,
                 cost=self.indexing,
+                most_bytes=bookkeeping_bytes(self.resources.settings),
             )
         self.batches_before = await self.model.client.batch_sizes()
         self.progress.tiles_total = len(self.layout.read)
@@ -134,7 +135,7 @@ class ProductRun:
             for extra in self.extras:
                 parts.push_async_callback(extra.aclose)
                 await extra.begin(self.job)
-            self.cog = await parts.enter_async_context(CogStream(self._cog_spec(), self.resources.workers))
+            self.cog = await parts.enter_async_context(CogStream(self.job.cog_spec, self.resources.workers))
             await self._stream_tiles(held)
             self.progress.state = "closing"
             with self.clock.measure("close"):
@@ -277,21 +278,6 @@ class ProductRun:
         published = await self.plan.publish([*before, self.plan.mask_file(mask.cog), *after])
         self.closed = time.monotonic()
         return published
-
-    def _cog_spec(self) -> CogSpec:
-        frame, contract = self.layout.frame, self.job.contract
-        return CogSpec(
-            height=frame.height,
-            width=frame.width,
-            ulx=frame.ulx,
-            uly=frame.uly,
-            gsd_m=frame.gsd_m,
-            epsg=frame.epsg,
-            nodata=contract.nodata_class,
-            classes=contract.classes,
-            tags=self.plan.tags,
-            compression=self.job.options.compression,
-        )
 
     async def _work(self, function: Callable[..., T], *args: object) -> T:
         return await in_thread(self.resources.workers, function, *args)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self
 
 from kappamask_stream.budget import ByteBudget
+from kappamask_stream.disk import DiskBudget
 from kappamask_stream.extras.scratch import remove_abandoned
 from kappamask_stream.inference import InFlightWindow
 from kappamask_stream.jp2 import ImagecodecsDecoder
@@ -76,6 +77,7 @@ class Resources:
     ----------
     settings : what sizes them.
     budget : bytes of decoded pixels, of all products.
+    disk : bytes that products in work may have written.
     decoder : decodes for all products, in all threads.
     decode_threads : how many there are of `decoders`.
     decoders, workers : threads that decode; that assemble masks and compress them.
@@ -88,6 +90,7 @@ class Resources:
 
     settings: Settings
     budget: ByteBudget = field(init=False)
+    disk: DiskBudget = field(init=False)
     decoder: TileDecoder = field(init=False)
     decode_threads: int = field(init=False)
     decoders: ThreadPoolExecutor = field(init=False)
@@ -95,6 +98,7 @@ class Resources:
 
     def __enter__(self) -> Self:
         self.budget = ByteBudget(self.settings.memory_budget_bytes)
+        self.disk = DiskBudget(self.settings.disk_budget_bytes)
         self.decoder = NvImageCodecDecoder() if self.settings.decoder == "gpu" else ImagecodecsDecoder()
         self.decode_threads = decode_threads(self.settings)
         self.decoders = ThreadPoolExecutor(self.decode_threads, "decode")

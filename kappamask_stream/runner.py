@@ -7,7 +7,7 @@ import os
 import time
 from collections import deque
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -18,6 +18,7 @@ from kappamask_stream.mask_options import MaskOptions
 from kappamask_stream.names import mask_name, parse_product_name, same_scene
 from kappamask_stream.opening import opened_product
 from kappamask_stream.pipeline import mask_product
+from kappamask_stream.product import open_product
 from kappamask_stream.result import ProductProgress, ProductResult
 from kappamask_stream.s3 import is_s3_url
 from kappamask_stream.sources.hrefs import shown_url
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from kappamask_stream.extras import Extra
     from kappamask_stream.models import ModelPool
     from kappamask_stream.names import ProductName
+    from kappamask_stream.product import Product
     from kappamask_stream.resources import Resources, ServedModel
     from kappamask_stream.s3 import Stores
     from kappamask_stream.sources.hrefs import MayRead
@@ -244,14 +246,13 @@ async def mask_one(
     opening = opened_product(
         where, workshop.stores, source=order.source, allow_coarser=order.allow_coarser, may_read=order.may_read
     )
-    async with opening as product:
+    async with opening as opened:
+        product = opened
         progress.product, progress.note = product.name, "; ".join(product.notes) or None
         if expected is not None and not same_scene(parse_product_name(product.name), expected):
             raise ProductError(f"{shown_url(where)} is {product.name}, not {expected.text} as it was said to be")
         if order.verify_checksums:
-            progress.state = "verifying"
-            progress.note = "; ".join(await verify(product.source)) or progress.note
-            progress.state = "waiting"
+            product = await _verified(product, progress)
         model = model or await workshop.models.get(product.level)
         destination = await _destination(product.name, workshop, order)
         extras = [make() for make in order.extras]
@@ -268,6 +269,16 @@ async def mask_one(
         place = stem if is_s3_url(stem) else await in_thread(None, os.path.realpath, stem)
         async with workshop.turns.turn(place, progress):
             return await work()
+
+
+async def _verified(product: Product, progress: ProductProgress) -> Product:
+    """Return the product as its manifest vouches for it: its metadata, too, is read once more."""
+    progress.state = "verifying"
+    verified = await verify(product.source)
+    product = replace(await open_product(verified.source), allow_coarser=product.allow_coarser)
+    progress.product, progress.note = product.name, "; ".join([*product.notes, *verified.remarks]) or None
+    progress.state = "waiting"
+    return product
 
 
 async def _destination(name: str, workshop: Workshop, order: Order) -> Destination:

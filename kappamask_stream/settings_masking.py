@@ -65,6 +65,13 @@ class MaskingSettings(BaseSettings):
         "more lets decoding run further ahead and products overlap more.",
         json_schema_extra={"flag": "--memory-budget-mb"},
     )
+    disk_budget_mb: int = Field(
+        default=8192,
+        ge=16,
+        description="What products in work of this process may write to disks at once, files and scratch files "
+        "together, MB, as if nothing could be compressed. A product starts when its share fits; one that needs more "
+        "than all is refused.",
+    )
     decode_threads: int = Field(
         default_factory=_cores,
         ge=1,
@@ -225,6 +232,11 @@ class MaskingSettings(BaseSettings):
     def memory_budget_bytes(self) -> int:
         """The ring buffers' budget in bytes."""
         return self.memory_budget_mb * 1024 * 1024
+
+    @property
+    def disk_budget_bytes(self) -> int:
+        """What products in work may have written, in bytes."""
+        return self.disk_budget_mb * 1024 * 1024
 
     @property
     def s3_options(self) -> S3Options:

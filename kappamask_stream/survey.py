@@ -73,7 +73,7 @@ async def survey_product(product: Product, *, memory_bytes: int) -> ProductSurve
 
     Parameters
     ----------
-    memory_bytes : that decoded pixels may take.
+    memory_bytes : that decoded pixels, and what is kept of the pieces of all files, may take.
 
     Raises
     ------
@@ -83,7 +83,7 @@ async def survey_product(product: Product, *, memory_bytes: int) -> ProductSurve
         If the coarsest band cannot be decoded in so much memory.
     """
     present = {key: at for key, at in product.files.items() if at in product.listing}
-    indexes = await index_bands(product.source, list(present.values()))
+    indexes = await index_bands(product.source, list(present.values()), most_bytes=memory_bytes)
     bands = tuple(
         BandSurvey(band=band, gsd_m=gsd_m, file_bytes=product.listing[at], index=indexes[at])
         for (band, gsd_m), at in sorted(present.items(), key=lambda item: (item[0][1], item[0][0]))
@@ -96,7 +96,7 @@ async def survey_product(product: Product, *, memory_bytes: int) -> ProductSurve
     coarsest = max(spectral, key=lambda b: (b.gsd_m, b.band.startswith("B"), b.band == "B01"))
     grid = TileGrid(*size_at(product, 10), _TILES[10][0], _MARGIN)
     finest = {b.band: b for b in reversed(spectral)}
-    ring = DecodePlan.of(_inputs(finest.values(), present), grid).required_bytes
+    every = DecodePlan.of(_inputs(finest.values(), present), grid)
     seen = DecodePlan.of(_inputs([coarsest], present), grid)
     async with ByteBudget(memory_bytes).reserve(seen.required_bytes, what=product.name):
         with_data = await _count_with_data(product.source, seen)
@@ -106,7 +106,7 @@ async def survey_product(product: Product, *, memory_bytes: int) -> ProductSurve
         tiles=len(grid),
         tiles_with_data=with_data,
         data_seen_in=f"{coarsest.band} at {coarsest.gsd_m} m",
-        ring_bytes=ring,
+        ring_bytes=every.required_bytes - every.kept_bytes,
     )
 
 

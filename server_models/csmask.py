@@ -7,22 +7,32 @@ and deviation beside the weights; output: logits of clear, cloud and cloud shado
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
 import tempfile
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from kappamask_stream.contract import FAULT_LABEL, BandGroup, MaskClass, ModelContract
-from kappamask_stream.errors import ServerSetupError
+from kappamask_stream.errors import InputError, ServerSetupError
+from server_models.onnx_reading import read_onnx, require_finite, require_values
 from server_models.recentring import recentred
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 OPSET, IR_VERSION = 17, 8
+#: More than three times the published files (40 MB); the statistics beside them take 2 kB.
+MAX_BYTES, _MAX_STATISTICS = 128 << 20, 1 << 16
+_BANDS = 6
+#: Characters of a foreign complaint in a message.
+_SHOWN = 300
 TILE, MARGIN = 256, 26
 STRIDE = TILE - 2 * MARGIN
 #: With one, Triton's batcher now and then sleeps for half a second while requests wait: as long as a batch takes here.
@@ -113,22 +123,25 @@ def build(variant: Variant, destination: Path) -> ModelContract:
     ------
     ServerSetupError
         If the package ukis-csmask is not installed.
+    InputError
+        If the package's files are damaged, or others than csmask's.
     """
     weights = _weights(_level(variant))
-    network = _folded(weights)
-    statistics = json.loads(weights.with_suffix(".json").read_text())["data"]["dataset_statistics"]["img"]
-    model = onnx.compose.merge_models(
-        _preprocessing(variant, *(np.array(v, np.float32).reshape(1, -1, 1, 1) for v in statistics)),
-        network,
-        io_map=[("network_input", network.graph.input[0].name)],
-    )
-    model = onnx.compose.merge_models(
-        model,
-        _postprocessing(),
-        io_map=[(network.graph.output[0].name, "logits"), ("input_total", "network_input_total")],
-    )
-    model.graph.name = f"csmask_{variant.lower()}"
-    onnx.checker.check_model(model, full_check=True)
+    mean, deviation = _statistics(weights.with_suffix(".json"))
+    with _is_csmask(weights):
+        network = _folded(weights)
+        model = onnx.compose.merge_models(
+            _preprocessing(variant, mean, deviation),
+            network,
+            io_map=[("network_input", network.graph.input[0].name)],
+        )
+        model = onnx.compose.merge_models(
+            model,
+            _postprocessing(),
+            io_map=[(network.graph.output[0].name, "logits"), ("input_total", "network_input_total")],
+        )
+        model.graph.name = f"csmask_{variant.lower()}"
+        onnx.checker.check_model(model, full_check=True)
     onnx.save(model, destination)
     return published_contract(variant)
 
@@ -143,6 +156,45 @@ def _weights(level: str) -> Path:
     return Path(found.submodule_search_locations[0]) / f"model_6b_{level.lower()}.onnx"
 
 
+def _remedy(file: Path) -> str:
+    """Say how the package's file is had again: an installation finds it missing and fetches it anew."""
+    return f"remove {file.parent} and run `kappamask-stream server install` again"
+
+
+@contextlib.contextmanager
+def _is_csmask(weights: Path) -> Iterator[None]:
+    """Say of whatever onnx and onnxruntime complain about that it is the file's fault."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # onnxruntime's errors have no common base of their own, onnx has several
+        why = " ".join(str(error).split())
+        raise InputError(f"{weights}: no network of csmask's: {why[:_SHOWN]}: {_remedy(weights)}") from error
+
+
+def _statistics(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return mean and deviation of each band, float32 ``[1, 6, 1, 1]``.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, or says others than six numbers of each.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_STATISTICS + 1)
+        if len(content) > _MAX_STATISTICS:
+            raise InputError(f"{path}: more than {_MAX_STATISTICS} bytes, csmask's have 2 kB: {_remedy(path)}")
+        said = json.loads(content)["data"]["dataset_statistics"]["img"]
+        mean, deviation = np.array(said, np.float32).reshape(2, 1, _BANDS, 1, 1)
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path}: not the mean and deviation of {_BANDS} bands ({error}): {_remedy(path)}") from error
+    if not (np.isfinite(mean).all() and np.isfinite(deviation).all() and (deviation > 0).all()):
+        raise InputError(f"{path}: mean and deviation must be finite, deviations above 0: {_remedy(path)}")
+    return mean, deviation
+
+
 def _folded(weights: Path) -> onnx.ModelProto:
     """Load the network with constant padding, folded BatchNorm and float32 weights; only the batch stays dynamic.
 
@@ -150,8 +202,13 @@ def _folded(weights: Path) -> onnx.ModelProto:
     """
     import onnxruntime
 
-    model = onnx.load(weights)
-    for value, shape in ((model.graph.input[0], (1, 6, TILE, TILE)), (model.graph.output[0], (1, 3, TILE, TILE))):
+    remedy, shapes = _remedy(weights), ((1, _BANDS, TILE, TILE), (1, len(_VALUES), TILE, TILE))
+    model = read_onnx(weights, remedy=remedy, limit=MAX_BYTES)
+    # Sizes that the graph gives are compared, those that it leaves open are given by us.
+    for what, values, shape in (("inputs", model.graph.input, shapes[0]), ("outputs", model.graph.output, shapes[1])):
+        require_values(weights, what, values, [(TensorProto.FLOAT, shape)], remedy=remedy)
+    require_finite(weights, model, remedy=remedy)
+    for value, shape in zip((model.graph.input[0], model.graph.output[0]), shapes, strict=True):
         for dimension, size in zip(value.type.tensor_type.shape.dim, shape, strict=True):
             dimension.dim_value = size
     with tempfile.TemporaryDirectory() as folder:
@@ -160,7 +217,7 @@ def _folded(weights: Path) -> onnx.ModelProto:
         options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
         options.log_severity_level = 3
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        folded = onnx.load(options.optimized_model_filepath)
+        folded = read_onnx(Path(options.optimized_model_filepath), remedy=remedy)
     for value in (folded.graph.input[0], folded.graph.output[0]):
         value.type.tensor_type.shape.dim[0].Clear()
         value.type.tensor_type.shape.dim[0].dim_param = "N"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 #: Beside a model's configuration where its own graph is not float32; Triton looks at numbered folders only.
 REFERENCE = "reference.onnx"
+_REMEDY = "remove the model (`kappamask-stream models remove`) and build it again"
 #: Precisions whose graph is float32's: bfloat16 is something that an engine does with it.
 _SAME_GRAPH = ("f32", "bf16")
 
@@ -57,11 +58,16 @@ def run_graph(
 
     Raises
     ------
+    InputError
+        If it is no graph that lies in one file, see `onnx_reading.read_onnx`.
     ServerSetupError
         If onnxruntime cannot run it.
     """
     import onnxruntime
 
+    from server_models.onnx_reading import read_onnx
+
+    read_onnx(graph, remedy=_REMEDY)  # onnxruntime would look for a tensor's values in other files
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream import canary
 from kappamask_stream.contract import ModelContract
-from kappamask_stream.errors import ContractError, OutputError, UsageError
+from kappamask_stream.errors import ContractError, InputError, OutputError, UsageError
 from server_models import tensorrt
 from server_models.canary_answer import answer_to_canary, why_none
 from server_models.configuration import config_pbtxt, templates
@@ -40,6 +40,7 @@ BATCH_AND_INSTANCES: dict[Flavour, tuple[int, int]] = {
 }
 
 _STAMP = "built.json"
+_REMEDY = "remove the model (`kappamask-stream models remove`) and build it again"
 #: In the folder of a model that is a part of an ensemble: the ensemble's name. `models remove` takes both.
 PART_OF = "part_of"
 #: Modules that serve graphs and make none.
@@ -57,6 +58,7 @@ _SERVING = {
     "leftovers",
     "loading",
     "model_check",
+    "onnx_reading",
     "openvino_engine",
     "pinned",
     "published_widths",
@@ -189,8 +191,10 @@ def _write_parts(contract: ModelContract, repository: Path) -> None:
     import onnx
 
     from server_models.float16_cut import cut
+    from server_models.onnx_reading import read_onnx
 
-    for part, graph in cut(onnx.load(repository / contract.name / "1" / "model.onnx")).items():
+    whole = read_onnx(repository / contract.name / "1" / "model.onnx", remedy=_REMEDY)
+    for part, graph in cut(whole).items():
         folder = repository / tensorrt.part_name(contract.name, part)
         (folder / "1").mkdir(parents=True)
         onnx.save(graph, folder / "1" / "model.onnx")
@@ -212,10 +216,10 @@ def tensorrt_configurations(contract: ModelContract, repository: Path, **changes
     repository : with the graphs of the ensemble's models.
     changes : of `tensorrt.configurations`.
     """
-    import onnx
+    from server_models.onnx_reading import read_onnx
 
     graphs = {part: repository / tensorrt.part_name(contract.name, part) / "1" / "model.onnx" for part in PART_NAMES}
-    models = {part: onnx.load(path) for part, path in graphs.items()}
+    models = {part: read_onnx(path, remedy=_REMEDY) for part, path in graphs.items()}
     return tensorrt.configurations(contract, models, file_sha256(graphs[NETWORK]), **changes)
 
 
@@ -257,7 +261,7 @@ def is_current(name: str, repository: Path) -> bool:
         graph = (folder / "1" / "model.onnx").stat().st_size
         if contract.precision == "fp16":
             (folder / REFERENCE).stat()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, InputError):
         return False
     expected = _backend(flavour).read_bytes() if flavour in _BACKENDS else b""
     return bool(graph and stamp == _stamp(flavour) and backend == expected and configs == expected_configs)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import torch
 
 from kappamask_stream.contract import FAULT_LABEL, ModelContract
 from kappamask_stream.errors import InputError, ServerSetupError
 from server_models import torch_kernels as kernels
+from server_models.onnx_reading import read_onnx
 from server_models.torch_network import TorchNetwork
 from server_models.torch_plan import Plan, read_plan
 from server_models.torch_preprocess import Preprocessing
@@ -24,6 +24,7 @@ from server_models.torch_ways import LOGITS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import onnx
     from numpy.typing import NDArray
 
     Tensors = Mapping[str, NDArray[Any]]
@@ -64,7 +65,7 @@ class TorchEngine:
         self._device = torch.device(device)
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise ServerSetupError("PyTorch finds no NVIDIA GPU here: serve the model on the CPU (--flavour python)")
-        model = onnx.load(graph) if isinstance(graph, Path) else graph
+        model = read_onnx(graph, remedy="build the model again") if isinstance(graph, Path) else graph
         self.contract = contract_of(model)
         self.precision = precision or self.contract.precision
         self.batches = tuple(sorted(batches))

@@ -31,6 +31,9 @@ __all__ = [
     "stores_env",
 ]
 
+#: Counts what `make thorough` runs.
+pytest_plugins = ["tests.thorough_table"]
+
 # No deadlines: two cores are shared with servers that other tests start.
 settings.register_profile("kappamask", deadline=None, max_examples=60)
 settings.load_profile("kappamask")

@@ -37,7 +37,7 @@ class Fault:
 
     @staticmethod
     def amount(brief: _T, full: _T) -> _T:
-        """How often, or how long, in seconds: the first as a rule, the second in `make faults`."""
+        """How often, or how long, in seconds: the first as a rule, the second in `make faults` and `make thorough`."""
         return full if os.environ.get("FAULTS") == "full" else brief
 
     def injected(self, times: int = 1) -> None:

@@ -14,6 +14,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from kappamask_stream.aoi.area import AreaOfInterest
+from kappamask_stream.aoi.crossings import require_few_crossings
 from kappamask_stream.errors import UsageError
 
 _LARGEST_FILE = 16 * 1024 * 1024
@@ -205,7 +206,9 @@ def _area(geometry: shapely.Geometry, crs: CRS, said: str) -> AreaOfInterest:
         geometry = _unwrapped(geometry, said)
     try:
         # Two rings of a bow tie become two triangles; what is no area in a collection falls away.
-        valid = [shapely.make_valid(part) for part in _flat(geometry)]
+        parts = _flat(geometry)
+        require_few_crossings(parts, said)
+        valid = [shapely.make_valid(part) for part in parts]
         polygons = [p for part in valid for p in _flat(part) if shapely.area(p) > 0]
         joined = shapely.union_all(polygons)
     except shapely.errors.ShapelyError as error:

@@ -30,7 +30,8 @@ _ZSTD_LEVEL = 9
 #: half its time, Zstandard's 3 gives 8 % more than its 9 in a fifth.
 _QUICK_ZSTD_LEVEL = 3
 _BLOCKS_AT_ONCE = 8
-_QUICKLOOK_PIXELS = 1100
+#: Rows and columns of a quicklook, at most.
+MOST_QUICKLOOK_PIXELS = 1100
 
 
 class CogStream:
@@ -202,4 +203,4 @@ def compress_quickly(pixels: NDArray[np.uint8], compression: str) -> bytes:
 
 def shown_level(sizes: Sequence[tuple[int, int]]) -> int:
     """Choose what a quicklook shows: the first of mask and overviews that is small enough for a screen."""
-    return next((i for i, size in enumerate(sizes) if max(size) <= _QUICKLOOK_PIXELS), len(sizes) - 1)
+    return next((i for i, size in enumerate(sizes) if max(size) <= MOST_QUICKLOOK_PIXELS), len(sizes) - 1)

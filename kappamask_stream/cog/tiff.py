@@ -14,7 +14,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 from xml.sax.saxutils import escape, quoteattr
 
+from kappamask_stream.disk import most_compressed
 from kappamask_stream.errors import OutputError
+from kappamask_stream.overviews import overview_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -135,6 +137,21 @@ def head(spec: CogSpec, levels: Sequence[Level]) -> list[bytes]:
         pieces.append(_ifd(entries, position, following))
         position += sizes[number]
     return pieces
+
+
+def most_bytes(spec: CogSpec) -> tuple[int, int]:
+    """Return the most bytes that a file's blocks take, overviews included, and that the whole file takes."""
+    size, bands = spec.block_size, len(spec.bands)
+    sizes = [(spec.height, spec.width), *overview_sizes(spec.height, spec.width, size)]
+    counts = [-(-height // size) * -(-width // size) * bands for height, width in sizes]
+    levels = [
+        Level(height=height, width=width, blocks=(b"",) * count)
+        for (height, width), count in zip(sizes, counts, strict=True)
+    ]
+    digest = hashlib.sha256().hexdigest()
+    heads = sum(_ifd_size(_entries(spec, level, number, 0, digest)) for number, level in enumerate(levels))
+    blocks = sum(counts) * most_compressed(size * size)
+    return blocks, _FIRST_IFD + heads + blocks + sum(counts) * 2 * BLOCK_FRAME
 
 
 def _starts(levels: Sequence[Level], data_at: int) -> list[int]:

@@ -37,6 +37,7 @@ class FolderDestination:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.label = str(folder)
+        self.disk_folder: Path | None = folder
 
     def __repr__(self) -> str:
         return f"<FolderDestination {self.label}>"

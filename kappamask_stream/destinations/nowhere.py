@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from kappamask_stream.cog import FoundMask
     from kappamask_stream.destinations.types import OutputFile
@@ -15,6 +16,7 @@ class Nowhere:
     """Has nothing and takes nothing; see `Destination`."""
 
     label = "nowhere"
+    disk_folder: Path | None = None
 
     def href(self, name: str) -> str:
         """Return the bare name."""

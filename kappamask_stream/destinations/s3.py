@@ -45,6 +45,7 @@ class S3Destination:
         self._client, self._bucket = client, bucket
         self._folder = f"{prefix}/" if prefix else ""
         self.label = f"s3://{bucket}/{self._folder}".rstrip("/")
+        self.disk_folder: Path | None = None  # nothing is spooled: files go from memory, or from scratch files
 
     def __repr__(self) -> str:
         return f"<S3Destination {self.label}>"

@@ -36,9 +36,11 @@ class Destination(Protocol):
     Attributes
     ----------
     label : what people call the place, a path or a URL.
+    disk_folder : folder of this machine that the files lie in; None: they take no room here.
     """
 
     label: str
+    disk_folder: Path | None
 
     def href(self, name: str) -> str:
         """Return the path or URL of a file of this folder, as results and messages give it."""

@@ -9,11 +9,12 @@ import rasterio
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
+from kappamask_stream.disk import FILE_BYTES, DiskUse
 from kappamask_stream.errors import UsageError
 from kappamask_stream.extras.files import file_of
 from kappamask_stream.extras.types import Extra
 from kappamask_stream.output import PNG_TYPE, TEXT_TYPE
-from kappamask_stream.png import encode_png
+from kappamask_stream.png import encode_png, most_png_bytes
 from kappamask_stream.threads import in_thread
 
 if TYPE_CHECKING:
@@ -88,6 +89,10 @@ class GreyPngExtra(Extra):
     def file_names(self, job: MaskJob) -> Sequence[str]:
         """Return the names of the picture and its world file."""
         return f"{job.stem}.png", f"{job.stem}.pgw"
+
+    def disk_use(self, job: MaskJob) -> DiskUse:
+        """See `Extra.disk_use`."""
+        return DiskUse(output=most_png_bytes(job.frame.height, job.frame.width) + 2 * FILE_BYTES)
 
     async def begin(self, job: MaskJob) -> None:
         """See `require_known_classes`."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kappamask_stream.cog import CogSpec, CogStream, SpilledBlocks
+from kappamask_stream.cog import CogSpec, CogStream, SpilledBlocks, most_bytes
+from kappamask_stream.disk import FILE_BYTES, DiskUse
 from kappamask_stream.errors import InferenceError, UsageError
 from kappamask_stream.extras.files import file_of
 from kappamask_stream.extras.probability_mosaic import ProbabilityMosaic
@@ -57,6 +58,13 @@ class ProbabilitiesExtra(Extra):
     def file_names(self, job: MaskJob) -> Sequence[str]:
         """Return the name of the GeoTIFF."""
         return (f"{job.stem}_probabilities.tif",)
+
+    def disk_use(self, job: MaskJob) -> DiskUse:
+        """See `Extra.disk_use`: all blocks and, beside them, the GeoTIFF that is made of them."""
+        blocks, file = most_bytes(_spec(job))
+        return DiskUse(
+            scratch=blocks + file + 4 * FILE_BYTES, handed_over=file + FILE_BYTES, scratch_folder=self._scratch
+        )
 
     async def begin(self, job: MaskJob) -> None:
         """Make the scratch files.

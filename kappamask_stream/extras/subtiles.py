@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kappamask_stream.disk import FILE_BYTES, DiskUse
 from kappamask_stream.extras.files import file_of
 from kappamask_stream.extras.grey_png import encode_grey, require_known_classes, world_file
 from kappamask_stream.extras.types import Extra
 from kappamask_stream.output import JSON_TYPE, PNG_TYPE, TEXT_TYPE, read_tile_list
+from kappamask_stream.png import most_png_bytes
 from kappamask_stream.threads import in_thread
 from kappamask_stream.tile_pictures import TileList, picture_name
 
@@ -47,6 +49,12 @@ class SubtilesExtra(Extra):
         """Return the names of the list and of all pictures and world files."""
         listed = _list_of(job)
         return (listed.name, *listed.files)
+
+    def disk_use(self, job: MaskJob) -> DiskUse:
+        """See `Extra.disk_use`: each tile's picture, world file and folder; the list, and the one that it replaces."""
+        listed, size = _list_of(job), job.grid.tile_size
+        tiles = len(listed.tiles) * (most_png_bytes(size, size) + 3 * FILE_BYTES)
+        return DiskUse(output=tiles + 2 * (len(listed.encode()) + FILE_BYTES))
 
     async def begin(self, job: MaskJob) -> None:
         """See `require_known_classes`."""

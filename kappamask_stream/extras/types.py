@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from kappamask_stream.cog import CogSpec
+from kappamask_stream.disk import DiskUse
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from concurrent.futures import Executor
@@ -47,6 +50,22 @@ class MaskJob:
     tags: Mapping[str, str] = field(repr=False)
     destination: Destination
     workers: Executor = field(repr=False)
+
+    @property
+    def cog_spec(self) -> CogSpec:
+        """What the mask's GeoTIFF says about itself."""
+        return CogSpec(
+            height=self.frame.height,
+            width=self.frame.width,
+            ulx=self.frame.ulx,
+            uly=self.frame.uly,
+            gsd_m=self.frame.gsd_m,
+            epsg=self.frame.epsg,
+            nodata=self.contract.nodata_class,
+            classes=self.contract.classes,
+            tags=self.tags,
+            compression=self.options.compression,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +130,10 @@ class Extra:
     def file_names(self, job: MaskJob) -> Sequence[str]:  # noqa: ARG002 - a hook
         """Return the names of all files that `finish` will hand over: a run is only done where they are there."""
         return ()
+
+    def disk_use(self, job: MaskJob) -> DiskUse:  # noqa: ARG002 - a hook
+        """Return the most that it has on file systems at one time, whatever the network answers."""
+        return DiskUse()
 
     async def begin(self, job: MaskJob) -> None:
         """Get ready; called once, before any tile."""

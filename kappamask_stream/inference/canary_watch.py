@@ -7,7 +7,7 @@ import math
 import socket
 from typing import TYPE_CHECKING, Any
 
-from kappamask_stream.canary import canary_tile, compare, has_known_answer, known_labels
+from kappamask_stream.canary import canary_tile, compare, compare_likeliest, has_known_answer, known_labels
 from kappamask_stream.errors import (
     CanaryError,
     InferenceError,
@@ -40,6 +40,8 @@ PASSING = (ServerUnavailableError, ServerOverloadedError, InferenceTimeoutError,
 class _Canary:
     """What is sent and what is expected; takes a moment to make.
 
+    It asks for PROBABILITIES whatever tiles ask for: a server may compute them wrongly and LABELS rightly.
+
     Raises
     ------
     ContractError
@@ -49,11 +51,27 @@ class _Canary:
     def __init__(self, contract: ModelContract) -> None:
         known = known_labels(contract)
         assert known is not None  # noqa: S101 - else it is never due
-        self.known = known
+        self._contract, self._known = contract, known
         tile = canary_tile(contract)
         self.request = TileRequest(
-            name="the canary", tensors=tile.tensors, offset=tile.offset, scale=tile.scale, urgent=True
+            name="the canary",
+            tensors=tile.tensors,
+            offset=tile.offset,
+            scale=tile.scale,
+            probabilities=True,
+            urgent=True,
         )
+
+    def fault_in(self, answer: InferResult) -> str | None:
+        """Say what is wrong with an answer, None where nothing is; takes a moment, too."""
+        by_labels = compare(self._contract, answer.labels, self._known)
+        if not by_labels.is_right:
+            return str(by_labels)
+        assert answer.probabilities is not None  # noqa: S101 - they were asked for, for the type checker
+        by_chances = compare_likeliest(self._contract, answer.probabilities, self._known)
+        if by_chances is None or by_chances.is_right:
+            return None
+        return f"by the largest of PROBABILITIES {by_chances}"
 
 
 class CanaryWatch:
@@ -224,9 +242,9 @@ class CanaryWatch:
             answer = await self._infer(connection, canary.request)
         except InferenceError as error:
             raise CanaryError(self._message(connection, f"its answer cannot be used: {error}")) from error
-        found = await in_thread(None, compare, self._contract, answer.labels, canary.known)
-        if not found.is_right:
-            raise CanaryError(self._message(connection, str(found)))
+        fault = await in_thread(None, canary.fault_in, answer)
+        if fault is not None:
+            raise CanaryError(self._message(connection, fault))
         self._right_at[connection.endpoint.text] = began
 
     def _message(self, connection: Connection, found: str) -> str:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
 from kappamask_stream.errors import UsageError
-from kappamask_stream.inference.model_infer import ModelInfer, inline_request, region_request
+from kappamask_stream.inference.grpc_errors import closed, unless_closed
+from kappamask_stream.inference.model_infer import (
+    ANSWER_ROOM,
+    METHOD,
+    SERVICE,
+    ModelInfer,
+    inline_request,
+    region_request,
+)
 from kappamask_stream.inference.origin import new_request_id
 from kappamask_stream.inference.region_pool import RegionPool
 from kappamask_stream.inference.security import Security
+from kappamask_stream.inference.served import LARGEST_CONTROL
 from kappamask_stream.inference.shared_memory import address_of
 from kappamask_stream.inference.tensors import tensors_in, write_tensors
-from kappamask_stream.inference.token import BearerToken
+from kappamask_stream.inference.token import BearerToken, without_token
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +38,7 @@ if TYPE_CHECKING:
     from kappamask_stream.inference.reconnects import Reconnects
     from kappamask_stream.inference.tensors import TileLayout
 
-_LARGEST_MESSAGE = 2**31 - 1
+_LARGEST_REQUEST = 2**31 - 1
 #: Names are resolved again when a connection ends, at most this often; gRPC's own 30 s would keep new servers waiting.
 _RESOLVE_MS = 5_000
 #: Servers take a fifth ping without an answer between for an attack, and end the connection. So a ping comes only after
@@ -36,17 +47,27 @@ _PINGS = 4
 _KEEPALIVE_S = 20.0
 
 
-def channel_arguments(infer_timeout_s: float, *, balanced: bool = True) -> list[tuple[str, int | str]]:
+def channel_arguments(
+    infer_timeout_s: float, *, balanced: bool = True, answer_bytes: int = 0
+) -> list[tuple[str, int | str]]:
     """Return gRPC's arguments. Passing any to tritonclient replaces its defaults, so all of them stand here.
 
     Parameters
     ----------
     infer_timeout_s : seconds after which requests count as lost.
     balanced : requests go to all addresses in turn; else to one of them as long as it answers.
+    answer_bytes : of the tensors of the largest answer to a tile. Larger ones, and of other answers those that are
+        larger than any should be, are refused as soon as their length is known: no memory is taken for them.
     """
+    of_tile = answer_bytes + ANSWER_ROOM
+    methods = [
+        {"name": [{"service": SERVICE}], "maxResponseMessageBytes": LARGEST_CONTROL},
+        {"name": [{"service": SERVICE, "method": METHOD}], "maxResponseMessageBytes": of_tile},
+    ]
     return [
-        ("grpc.max_send_message_length", _LARGEST_MESSAGE),
-        ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
+        ("grpc.max_send_message_length", _LARGEST_REQUEST),
+        ("grpc.max_receive_message_length", max(LARGEST_CONTROL, of_tile)),
+        ("grpc.service_config", json.dumps({"methodConfig": methods})),
         # Pings find a peer that vanished without a FIN.
         ("grpc.keepalive_time_ms", int(1000 * max(_KEEPALIVE_S, infer_timeout_s / _PINGS))),
         ("grpc.keepalive_timeout_ms", 10_000),
@@ -61,29 +82,30 @@ def channel_arguments(infer_timeout_s: float, *, balanced: bool = True) -> list[
     ]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Connection:
     """An endpoint, and the channels to it.
 
     Attributes
     ----------
-    endpoint, security : with which it was opened.
+    endpoint, security, infer_timeout_s : with which it was opened.
     channel : requests go to all servers of the endpoint in turn.
-    infer : the same for requests that carry tiles.
     memory : shared with the server, where it is on this machine and lets us.
     one : requests go to one of them as long as it answers: its counters can be compared with earlier ones.
     files : digest of the TLS files.
-    reconnects : of `infer`.
+
+    State: the channels for tiles. There is none before a contract says how large answers are (`expect`), and another
+    one where a later contract has larger ones; tiles may still be under way on those before.
     """
 
     endpoint: Endpoint
     security: Security
+    infer_timeout_s: float
     channel: InferenceServerClient
-    infer: ModelInfer
     memory: RegionPool
     one: InferenceServerClient
     files: str
-    reconnects: Reconnects
+    _for_tiles: list[tuple[ModelInfer, Reconnects]] = field(default_factory=list)
 
     @classmethod
     def open(
@@ -109,23 +131,61 @@ class Connection:
         """
         security = security or Security()
         security.check(endpoint)
-        arguments = channel_arguments(infer_timeout_s)
-        channel = _channel(endpoint, security, arguments)
+        channel = _channel(endpoint, security, channel_arguments(infer_timeout_s))
         memory = RegionPool(channel, endpoint, wanted=shared_memory, key=memory_key, timeout_s=infer_timeout_s)
         one = channel
         if not endpoint.is_one_server:
             one = _channel(endpoint, security, channel_arguments(infer_timeout_s, balanced=False))
-        infer = _model_infer(endpoint, security, arguments)
         return cls(
             endpoint=endpoint,
             security=security,
+            infer_timeout_s=infer_timeout_s,
             channel=channel,
-            infer=infer,
             memory=memory,
             one=one,
             files=security.digest(),
-            reconnects=infer.reconnects(),
         )
+
+    @property
+    def infer(self) -> ModelInfer:
+        """Sends tiles to all servers of the endpoint in turn; not before `expect`."""
+        return self._for_tiles[-1][0]
+
+    @property
+    def reconnects(self) -> Reconnects:
+        """Of `infer`."""
+        return self._for_tiles[-1][1]
+
+    def expect(self, answer_bytes: int) -> None:
+        """Have answers to tiles taken whose tensors have so many bytes; larger ones are refused.
+
+        Where one connection serves several contracts, the largest of their answers counts.
+        """
+        if not self._for_tiles or self.infer.answer_bytes < answer_bytes:
+            infer = _model_infer(self.endpoint, self.security, self.infer_timeout_s, answer_bytes)
+            self._for_tiles.append((infer, infer.reconnects()))
+
+    async def config(self, model: str, *, timeout_s: float) -> Any:
+        """Return a model's configuration, as the protocol has it: on the connection that tiles take, if there is one.
+
+        Behind a balancer another connection may lead to another server.
+
+        Raises
+        ------
+        InferenceServerException
+            If there is no answer, without any token.
+        """
+        try:
+            with unless_closed():
+                if self._for_tiles:
+                    answer = await self.infer.config(model, timeout_s=timeout_s)
+                else:
+                    answer = await self.channel.get_model_config(model, client_timeout=timeout_s)
+        except grpc.aio.UsageError as misuse:
+            raise closed() from misuse
+        except InferenceServerException as error:
+            raise without_token(error, self.channel.plugin()) from error
+        return answer.config
 
     async def exchange(
         self,
@@ -152,8 +212,9 @@ class Connection:
         ModelChangedError
             If another version of the model answers than before.
         ValueError
-            If it is malformed, or the answer to something else.
+            If it is malformed, of more bytes than the tensors have, or the answer to something else.
         """
+        self.expect(sum(place.nbytes for place in layout.outputs))
         request_id = new_request_id()
         async with self.memory.lent(layout.nbytes, address_of(arrays[0])) as region:
             if region is None:
@@ -187,10 +248,13 @@ class Connection:
         try:
             await self.memory.aclose()
         finally:
-            await self.infer.aclose()
-            await self.reconnects.aclose()
+            for infer, _ in self._for_tiles:
+                await infer.aclose()
             await self.channel.close()
             await self.one.close()
+            # Last, as it takes a moment: by then what gRPC has to say of cancelled requests has come, too.
+            for _, reconnects in self._for_tiles:
+                await reconnects.aclose()
 
 
 def _channel(endpoint: Endpoint, security: Security, arguments: list[tuple[str, int | str]]) -> InferenceServerClient:
@@ -201,10 +265,12 @@ def _channel(endpoint: Endpoint, security: Security, arguments: list[tuple[str, 
     return channel
 
 
-def _model_infer(endpoint: Endpoint, security: Security, arguments: list[tuple[str, int | str]]) -> ModelInfer:
-    """Open a channel for tiles; gRPC has it share the connections of one with the same arguments, but not with TLS."""
+def _model_infer(endpoint: Endpoint, security: Security, infer_timeout_s: float, answer_bytes: int) -> ModelInfer:
+    """Open a channel for tiles; gRPC has none share the connections of one with other arguments, or with TLS."""
+    arguments = channel_arguments(infer_timeout_s, answer_bytes=answer_bytes)
     if endpoint.tls:
         channel = grpc.aio.secure_channel(endpoint.target, security.credentials(), options=arguments)
     else:
         channel = grpc.aio.insecure_channel(endpoint.target, options=arguments)
-    return ModelInfer(channel, None if security.token_file is None else BearerToken(security.token_file))
+    token = None if security.token_file is None else BearerToken(security.token_file)
+    return ModelInfer(channel, token, answer_bytes=answer_bytes)

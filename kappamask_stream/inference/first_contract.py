@@ -25,9 +25,7 @@ async def contract_of(connection: Connection, model: str, reads: int = READS) ->
     ----------
     reads : calls, where several servers may answer.
     """
-    endpoint = connection.endpoint
-    reads = 1 if endpoint.is_one_server else reads
-    return await served_contract(connection.channel, endpoint.text, model, reads=reads)
+    return await served_contract(connection, model, reads=1 if connection.endpoint.is_one_server else reads)
 
 
 async def first_contract(connection: Connection, model: str, server_wait_s: float) -> ModelContract:

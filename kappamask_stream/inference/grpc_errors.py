@@ -32,6 +32,9 @@ _REQUEST = re.compile(r"^\[request id: [^\]]*\] ")
 #: What Triton says of a request that it has thrown out of its queue, or not let in.
 _TURNED_AWAY = ("exceeds maximum queue size", "request timeout expired")
 
+#: What gRPC says of a message of more bytes than it was told to take.
+_TOO_LARGE = re.compile(r"larger than max \((?P<size>[0-9]+) vs\. (?P<most>[0-9]+)\)")
+
 #: What `closed` says.
 _CLOSED = "the connection is closed"
 
@@ -136,18 +139,6 @@ _MEANINGS: list[tuple[str, tuple[str, ...], type[ServerError], Callable[[str, st
         lambda at, said, _: f"the server at {at} broke off: {said}; is it being restarted?",
     ),
     ("ABORTED", (), ServerUnavailableError, lambda at, said, _: f"the server at {at} broke off: {said}"),
-    (  # gRPC's words, and a proxy's (Envoy), for a connection that was lost on the way.
-        _ANY,
-        ("rst_stream", "stream removed", "upstream connect error", "disconnect/reset", "socket closed", "goaway"),
-        ServerUnavailableError,
-        lambda at, said, _: f"the server at {at} broke off: {said}; is it being restarted?",
-    ),
-    (
-        "DEADLINE_EXCEEDED",
-        (),
-        InferenceTimeoutError,
-        _unanswered,
-    ),
     (
         "RESOURCE_EXHAUSTED",
         ("larger than max",),
@@ -159,6 +150,18 @@ _MEANINGS: list[tuple[str, tuple[str, ...], type[ServerError], Callable[[str, st
         (),
         ServerOverloadedError,
         lambda at, said, _: f"the server at {at} has no room: {said}",
+    ),
+    (  # gRPC's words, and a proxy's (Envoy), for a connection that was lost on the way.
+        _ANY,
+        ("rst_stream", "stream removed", "upstream connect error", "disconnect/reset", "socket closed", "goaway"),
+        ServerUnavailableError,
+        lambda at, said, _: f"the server at {at} broke off: {said}; is it being restarted?",
+    ),
+    (
+        "DEADLINE_EXCEEDED",
+        (),
+        InferenceTimeoutError,
+        _unanswered,
     ),
     (
         "INVALID_ARGUMENT",
@@ -184,6 +187,17 @@ def translated(error: InferenceServerException, endpoint: str, timeout_s: float)
         if expected in (_ANY, status) and (not texts or any(text in said.lower() for text in texts)):
             return kind(describe(endpoint, said, timeout_s))
     return ServerFaultError(f"the server at {endpoint} answered {status or 'without a status'}: {said}")
+
+
+def too_large(error: InferenceServerException, limit: int) -> int | None:
+    """Return the bytes of an answer that gRPC refuses on this side as it has more than `limit`; None for other errors.
+
+    Who takes too large a message for an answer is told by the limit: servers and proxies have others, for requests.
+    """
+    found = _TOO_LARGE.search(str(error.message() or ""))
+    if error.status() != "StatusCode.RESOURCE_EXHAUSTED" or found is None or int(found["most"]) != limit:
+        return None
+    return int(found["size"])
 
 
 def is_turned_away(error: InferenceServerException) -> bool:

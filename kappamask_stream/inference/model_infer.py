@@ -13,7 +13,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from kappamask_stream.inference.grpc_errors import closed, unless_closed
+from kappamask_stream.inference.grpc_errors import closed, too_large, unless_closed
 from kappamask_stream.inference.reconnects import Reconnects
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from kappamask_stream.inference.tensors import TensorPlace, TileLayout
     from kappamask_stream.inference.token import BearerToken
 
-_METHOD = "/inference.GRPCInferenceService/ModelInfer"
+SERVICE, METHOD = "inference.GRPCInferenceService", "ModelInfer"
+#: Bytes that an answer may have beyond its tensors: names, shapes, parameters that a server adds. So much that most
+#: answers of a wrong type or shape are received, and refused in words that tell it.
+ANSWER_ROOM = 1 << 20
 #: In front of each item of ModelInferRequest.raw_input_contents: number 7, of any length (protobuf's wire format).
 _RAW_INPUT = bytes([7 << 3 | 2])
 #: Of the schedule policy extension. A signed number, which all versions take; only later ones take an unsigned one.
@@ -37,14 +40,22 @@ class ModelInfer:
 
     Parameters
     ----------
-    channel : closed with it.
+    channel : takes no answers to tiles of more than `answer_bytes` and `ANSWER_ROOM`; closed with it.
     token : goes with each request.
+    answer_bytes : of the tensors of the largest right answer.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, token: BearerToken | None) -> None:
-        self._channel, self._token = channel, token
-        self._call = channel.unary_unary(
-            _METHOD, request_serializer=None, response_deserializer=service_pb2.ModelInferResponse.FromString
+    def __init__(self, channel: grpc.aio.Channel, token: BearerToken | None, *, answer_bytes: int) -> None:
+        self._channel, self._token, self.answer_bytes = channel, token, answer_bytes
+        self._infer = channel.unary_unary(
+            f"/{SERVICE}/{METHOD}",
+            request_serializer=None,
+            response_deserializer=service_pb2.ModelInferResponse.FromString,
+        )
+        self._config = channel.unary_unary(
+            f"/{SERVICE}/ModelConfig",
+            request_serializer=service_pb2.ModelConfigRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelConfigResponse.FromString,
         )
 
     async def __call__(self, request: bytes, *, timeout_s: float) -> Any:
@@ -54,11 +65,32 @@ class ModelInfer:
         ------
         InferenceServerException
             If there is none.
+        ValueError
+            If it has more bytes than a right one can have: it is not received.
         """
+        try:
+            return await self._called(self._infer, request, timeout_s)
+        except InferenceServerException as error:
+            size = too_large(error, self.answer_bytes + ANSWER_ROOM)
+            if size is None:
+                raise
+            raise ValueError(f"it has {size} bytes, the contract's tensors have {self.answer_bytes}") from error
+
+    async def config(self, model: str, *, timeout_s: float) -> Any:
+        """Return a model's ModelConfigResponse, of a server that this channel sends tiles to.
+
+        Raises
+        ------
+        InferenceServerException
+            If there is none.
+        """
+        return await self._called(self._config, service_pb2.ModelConfigRequest(name=model), timeout_s)
+
+    async def _called(self, method: grpc.aio.UnaryUnaryMultiCallable, request: Any, timeout_s: float) -> Any:
         metadata = () if self._token is None else (self._token.header(),)
         try:
             with unless_closed():
-                return await self._call(request, metadata=metadata, timeout=timeout_s)
+                return await method(request, metadata=metadata, timeout=timeout_s)
         except grpc.RpcError as error:
             raise InferenceServerException(msg=error.details(), status=str(error.code())) from error
         except grpc.aio.UsageError as error:  # what gRPC says of a channel that is closed

@@ -12,16 +12,17 @@ from tritonclient.utils import InferenceServerException
 
 from kappamask_stream.contract import PARAMETER_KEY, ModelContract
 from kappamask_stream.errors import ContractError, InferenceTimeoutError, ServerError, ServerUnavailableError
-from kappamask_stream.inference.grpc_errors import closed, translated
-from kappamask_stream.inference.token import without_token
+from kappamask_stream.inference.grpc_errors import too_large, translated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tritonclient.grpc.aio import InferenceServerClient
+    from kappamask_stream.inference.channel import Connection
 
 #: Seconds for calls that carry no pixels.
 CONTROL_TIMEOUT_S = 10.0
+#: Bytes of their answers, far more than any has: a configuration with its contract, statistics.
+LARGEST_CONTROL = 16 << 20
 #: Times that several servers behind one name are asked: calls go in turn to those that are connected by then.
 READS = 8
 _BETWEEN_S = 0.01
@@ -32,13 +33,12 @@ _TYPES = {
 }
 
 
-async def served_contract(channel: InferenceServerClient, endpoint: str, model: str, *, reads: int) -> ModelContract:
+async def served_contract(connection: Connection, model: str, *, reads: int) -> ModelContract:
     """Read a model's contract, several times where several servers may answer, and check it.
 
     Parameters
     ----------
-    channel : its calls go to all servers in turn.
-    endpoint : for messages.
+    connection : its calls go to all servers in turn.
     reads : calls; those that fail count for nothing as long as one succeeds.
 
     Raises
@@ -49,12 +49,13 @@ async def served_contract(channel: InferenceServerClient, endpoint: str, model: 
         If no call succeeds: the first failure; see `is_not_served`.
     """
     configs: list[Any] = []
+    endpoint = connection.endpoint.text
     failures: list[ServerError] = []
     for read in range(reads):
         if read:
             await asyncio.sleep(_BETWEEN_S)
         try:
-            configs.append(await _config(channel, endpoint, model))
+            configs.append(await _config(connection, model))
         except ServerError as error:
             failures.append(error)
             if not is_not_served(error.__cause__):  # nobody answers, or refuses: no use in asking on
@@ -82,13 +83,16 @@ def is_not_served(error: BaseException | None) -> bool:
     return isinstance(error, InferenceServerException) and error.status() == str(grpc.StatusCode.NOT_FOUND)
 
 
-async def _config(channel: InferenceServerClient, endpoint: str, model: str) -> Any:
+async def _config(connection: Connection, model: str) -> Any:
+    endpoint = connection.endpoint.text
     try:
-        answer = await channel.get_model_config(model, client_timeout=CONTROL_TIMEOUT_S)
-    except grpc.aio.UsageError as misuse:
-        raise translated(closed(), endpoint, CONTROL_TIMEOUT_S) from misuse
-    except InferenceServerException as caught:
-        error = without_token(caught, channel.plugin())
+        return await connection.config(model, timeout_s=CONTROL_TIMEOUT_S)
+    except InferenceServerException as error:
+        if (size := too_large(error, LARGEST_CONTROL)) is not None:
+            raise ContractError(
+                f"the configuration of {model} at {endpoint} has {size} bytes, at most {LARGEST_CONTROL} are read: "
+                "deploy it again"
+            ) from error
         meaning = translated(error, endpoint, CONTROL_TIMEOUT_S)
         if isinstance(meaning, InferenceTimeoutError):
             meaning = ServerUnavailableError(
@@ -96,7 +100,6 @@ async def _config(channel: InferenceServerClient, endpoint: str, model: str) -> 
                 "is it the gRPC port of a Triton?"
             )
         raise meaning from error
-    return answer.config
 
 
 def _different(configs: Sequence[Any]) -> list[Any]:

@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from kappamask_stream.inference.shared_memory import Region
     from kappamask_stream.inference.types import TileRequest
 
-#: Rows of PROBABILITIES that are looked at: one of so many. All of them would cost as much as sending the tile.
-_ROWS = 16
-#: By how much, of 255, the likeliest class may lead that of LABELS: both are rounded.
-_ROUNDING = 1
-
 #: Tensors begin at multiples of this many bytes: whole cache lines.
 _ALIGNMENT = 64
 
@@ -230,21 +225,24 @@ def _require_known(labels: NDArray[np.uint8], contract: ModelContract, endpoint:
 def _require_likeliest(
     labels: NDArray[np.uint8], probabilities: NDArray[np.uint8], contract: ModelContract, endpoint: str
 ) -> None:
-    """Refuse PROBABILITIES that are not those of LABELS, in some rows. This runs on the event loop for every tile.
+    """Refuse PROBABILITIES that are not those of LABELS at every pixel. This runs on the event loop for every tile.
 
     Nothing is said of their sum: KappaMask's U-Net gives each class a probability of its own, by a sigmoid.
     """
-    some = slice(_ROWS // 2, None, _ROWS)
-    rows, chances = labels[some], probabilities[:, some]
-    highest = chances.max(axis=0)
-    if not highest.any():
-        raise AnswerError(f"PROBABILITIES from {endpoint} are 0 for all classes of {contract.name}")
-    least = highest - np.minimum(highest, np.uint8(_ROUNDING))
-    wrong = 0
-    for value, chance in zip(contract.probability_classes, chances, strict=True):
-        wrong += int(np.count_nonzero((rows == value) & (chance < least)))
-    if wrong:
+    highest = probabilities.max(axis=0)
+    first, *others = probabilities
+    is_same = len(others) > 0 and all(np.array_equal(first, other) for other in others)
+    if is_same or not highest.any():
+        same = "the same" if highest.any() else "0"
+        raise AnswerError(f"PROBABILITIES from {endpoint} are {same} for all classes of {contract.name} at all pixels")
+    least = highest - (highest > 0)  # both are rounded: the likeliest class may lead LABELS' by 1 of 255
+    wrong = np.zeros(labels.shape, np.bool_)
+    for value, chance in zip(contract.probability_classes, probabilities, strict=True):
+        named = labels == value
+        if named.any():
+            wrong |= named & (chance < least)
+    if count := np.count_nonzero(wrong):
         raise AnswerError(
-            f"PROBABILITIES from {endpoint} contradict LABELS at {wrong} of {rows.size} pixels: another class of "
+            f"PROBABILITIES from {endpoint} contradict LABELS at {count} of {wrong.size} pixels: another class of "
             f"{contract.name} is likelier there"
         )

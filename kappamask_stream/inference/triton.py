@@ -71,6 +71,7 @@ class TritonClient:
         priority: Priority | None = None,
         canary_s: float | None = 600.0,
     ) -> None:
+        connection.expect(contract.answer_bytes)
         self.contract = contract
         self.endpoint = connection.endpoint.text
         self.connection = connection
@@ -145,6 +146,9 @@ class TritonClient:
         try:
             contract = await first_contract(connection, model, server_wait_s)
             made = cls(connection, contract, infer_timeout_s, priority=priority, canary_s=canary_s)
+            if not connection.endpoint.is_one_server:  # tiles take a connection of their own, to other servers maybe
+                with suppress(ServerUnavailableError):  # the first tile asks again, and has patience
+                    await made._watch.confirm(READS)
             await made.settle_transport()
             with suppress(*PASSING):  # the first tile asks for it again, and has patience
                 await made.confirm_answers()
@@ -167,7 +171,7 @@ class TritonClient:
         """Find out how tiles travel, as far as it can be found out soon."""
         with suppress(TimeoutError):  # then the first tile finds out
             async with asyncio.timeout(CONTROL_TIMEOUT_S):
-                await self.connection.memory.prove(self._layouts[False].nbytes)
+                await self.connection.memory.prove(self._layouts[self.no_canary is None].nbytes)  # it comes first
         return self.transport
 
     @property
@@ -280,8 +284,14 @@ class TritonClient:
             await self.confirm_answers()
         try:
             return await self._answer(self.connection, request)
+        except ContractError:
+            self._watch.doubt()
+            # A tile that does not fit has met another network, perhaps: then that is what is to be told.
+            with suppress(ServerUnavailableError):
+                await self._watch.confirm(_PASSING_READS)
+            raise
         except ServerError as error:
-            if isinstance(error, (ContractError, ServerUnavailableError)) or is_not_served(error.__cause__):
+            if isinstance(error, ServerUnavailableError) or is_not_served(error.__cause__):
                 self._watch.doubt()
             elif isinstance(error, (InferenceError, ServerFaultError)):
                 self._canary.doubt()  # the next call finds out whether it is the tile

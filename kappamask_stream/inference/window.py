@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from kappamask_stream.errors import ServerOverloadedError
+from kappamask_stream.inference.model_infer import ANSWER_ROOM
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,10 +50,10 @@ class InFlightWindow:
     def for_contract(cls, contract: ModelContract, maximum: int | None = None) -> InFlightWindow:
         """Twice what the server can work on at once, so that a full batch always waits behind the running one.
 
-        But no more tiles than `_MOST_BYTES` hold: they lie in this process's memory, and how many they are the server
-        says. Whoever names a `maximum` means it.
+        But no more tiles than `_MOST_BYTES` hold, with the largest answers that are received: they lie in this
+        process's memory, and how many they are the server says. Whoever names a `maximum` means it.
         """
-        most = max(1, _MOST_BYTES // contract.tile_bytes)
+        most = max(1, _MOST_BYTES // (contract.tile_bytes + contract.answer_bytes + ANSWER_ROOM))
         return cls(maximum or min(2 * contract.max_batch * contract.instances, most))
 
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream.bands.types import BandTile
 from kappamask_stream.grid import Window
+from kappamask_stream.jp2.account import PieceAccount
 from kappamask_stream.jp2.geometry import TileGeometry
 from kappamask_stream.jp2.limits import check_coded, check_cost, check_pixels, check_segments, damaged
 from kappamask_stream.jp2.markers import (
@@ -97,7 +98,10 @@ class CodestreamIndex:
 
 
 def index_steps(
-    name: str, size: int, wanted: Callable[[TileGeometry], Iterable[int]] | None = None
+    name: str,
+    size: int,
+    wanted: Callable[[TileGeometry], Iterable[int]] | None = None,
+    account: PieceAccount | None = None,
 ) -> Generator[ByteRange, bytes, CodestreamIndex]:
     """Index a file of `size` bytes; yields (offset, length) to be read and is sent those bytes.
 
@@ -105,13 +109,16 @@ def index_steps(
     ----------
     wanted : says which codestream tiles are to be found, once the image's geometry is known. The file is then read
         no further than to the last of them. None: all, and the file is checked to its end.
+    account : codestream tiles and tile-parts are counted here, before they are made.
 
     Raises
     ------
     CodestreamError
         If the file is truncated, contradicts itself, or is nothing that Sentinel-2 bands are stored as.
+    ProductError
+        If `account` says that they are too many.
     """
-    steps = _steps(name, size, wanted)
+    steps = _steps(name, size, wanted, account or PieceAccount())
     try:
         offset, length = next(steps)
         while True:
@@ -125,7 +132,7 @@ def index_steps(
 
 
 def _steps(
-    name: str, size: int, wanted: Callable[[TileGeometry], Iterable[int]] | None
+    name: str, size: int, wanted: Callable[[TileGeometry], Iterable[int]] | None, account: PieceAccount
 ) -> Generator[ByteRange, bytes, CodestreamIndex]:
     start, end = yield from _find_codestream(name, size)
     header, first_sot = yield from _main_header(name, start, end)
@@ -139,13 +146,15 @@ def _steps(
     decode_bytes = max(check_cost(name, coding, *siz.largest_tile) for coding in codings)
     count = siz.tiles_across * siz.tiles_down
     reason = _plain_reason(segments)
+    # All of them where the plain decoder takes over: it would fill what is missing with something.
+    needed = None if wanted is None or reason is not None else frozenset(wanted(_geometry(siz)))
+    account.add(name, pieces=count, parts=count, units=count if needed is None else len(needed))
     parts = None
     if reason is None and Marker.TLM in segments:
         parts = yield from parts_from_tlm(segments[Marker.TLM], first_sot, end, count)
+        account.add(name, parts=0 if parts is None else sum(map(len, parts.values())) - count)
     if parts is None:
-        # To the end where the plain decoder takes over: it would fill what is missing with something.
-        needed = None if wanted is None or reason is not None else frozenset(wanted(_geometry(siz)))
-        parts, is_open = yield from walk_tile_parts(name, first_sot, end, count, needed)
+        parts, is_open = yield from walk_tile_parts(name, first_sot, end, count, needed, account)
         reason = reason or ("a tile-part of unknown length (Psot = 0)" if is_open else None)
     if reason is None:
         tiles = [CodestreamTile(index=i, window=siz.window(i), parts=tuple(parts.get(i, ()))) for i in range(count)]

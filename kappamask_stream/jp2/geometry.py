@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kappamask_stream.grid import Window
+
+if TYPE_CHECKING:
+    from kappamask_stream.bands.types import BandIndex
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,19 @@ class TileGeometry:
     tile_width: int
     first_height: int
     first_width: int
+
+    @classmethod
+    def of(cls, index: BandIndex) -> TileGeometry:
+        """Return that of a band's file: its pieces are codestream tiles, or blocks of a TIFF."""
+        first = index.tiles[0].window
+        return cls(
+            height=index.height,
+            width=index.width,
+            tile_height=index.tile_height,
+            tile_width=index.tile_width,
+            first_height=first.height,
+            first_width=first.width,
+        )
 
     @property
     def across(self) -> int:

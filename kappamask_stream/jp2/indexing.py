@@ -8,14 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kappamask_stream.bands.cog import index_cog_steps
+from kappamask_stream.jp2.account import PieceAccount
 from kappamask_stream.jp2.codestream import index_steps
+from kappamask_stream.jp2.geometry import TileGeometry
 from kappamask_stream.jp2.read_ahead import ReadAhead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from kappamask_stream.bands.types import BandIndex
-    from kappamask_stream.jp2.geometry import TileGeometry
     from kappamask_stream.sources import Source
 
 #: Files indexed at once: each waits for many small reads, from afar mostly for answers.
@@ -42,6 +43,7 @@ async def index_bands(
     *,
     wanted: Callable[[str, TileGeometry], Iterable[int]] | None = None,
     cost: IndexCost | None = None,
+    most_bytes: int | None = None,
 ) -> dict[str, BandIndex]:
     """Index files of a product, several at once.
 
@@ -51,19 +53,20 @@ async def index_bands(
         codestream tiles that are to be found; of the others `CodestreamTile.parts` may be empty. None: all tiles,
         and the file is checked to its end.
     cost : counts are added here.
+    most_bytes : that what is kept of all their pieces may take (`kept_bytes`). None: no limit.
 
     Raises
     ------
     CodestreamError, ProductError
-        Of the first file that cannot be indexed.
+        Of the first file that cannot be indexed, or with which they are cut into too many pieces.
     """
     sizes = await source.files()
     limit = asyncio.Semaphore(_AT_ONCE_FROM_AFAR if source.coalesce_bytes else _AT_ONCE_NEARBY)
-    counted = cost or IndexCost()
+    counted, account = cost or IndexCost(), PieceAccount(most_bytes)
 
     async def one(path: str) -> BandIndex:
         async with limit:
-            return await _index(source, path, sizes.get(path, 0), wanted and partial(wanted, path), counted)
+            return await _index(source, path, sizes.get(path, 0), wanted and partial(wanted, path), counted, account)
 
     unique = list(dict.fromkeys(paths))
     tasks = [asyncio.create_task(one(path)) for path in unique]
@@ -76,13 +79,18 @@ async def index_bands(
 
 
 async def _index(
-    source: Source, path: str, size: int, wanted: Callable[[TileGeometry], Iterable[int]] | None, cost: IndexCost
+    source: Source,
+    path: str,
+    size: int,
+    wanted: Callable[[TileGeometry], Iterable[int]] | None,
+    cost: IndexCost,
+    account: PieceAccount,
 ) -> BandIndex:
     # The name that people know is the file's, not its path inside the product.
     name = path.rsplit("/", 1)[-1]
     # A TIFF's directory has all blocks: there is nothing to look for further on.
     is_tiff = name.lower().endswith((".tif", ".tiff"))
-    steps = index_cog_steps(name, size) if is_tiff else index_steps(name, size, wanted)
+    steps = index_cog_steps(name, size) if is_tiff else index_steps(name, size, wanted, account)
     ahead = ReadAhead(size) if source.coalesce_bytes else None
     try:
         asked = next(steps)
@@ -97,4 +105,8 @@ async def _index(
             asked = steps.send(ahead.take(*asked) if ahead else data)
     except StopIteration as finished:
         index: BandIndex = finished.value
+        if is_tiff:
+            count = len(index.tiles)
+            needed = count if wanted is None else len(set(wanted(TileGeometry.of(index))))
+            account.add(name, pieces=count, parts=count, units=needed)
         return index

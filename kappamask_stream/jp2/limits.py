@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _MOST_PIXELS = 2**31
 _MOST_PIXELS_AT_ONCE = 2**28
-#: Each of them is kept, for every band: tiles of 64 pixels in a 10 m band are 29,584.
+#: Of one band: tiles of 64 pixels in a 10 m band are 29,584. What a product's take is counted (`PieceAccount`).
 _MOST_TILES = 2**15
 #: Coded data of 16 bits have two bytes a pixel, and packet headers; beside them are a tile's header segments.
 _MOST_BYTES_PER_PIXEL, _CODED_SLACK_BYTES = 8, 2**22

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream.errors import InternalError, ProductError
 from kappamask_stream.grid import Tile, Window, source_window
+from kappamask_stream.jp2.account import kept_bytes
 from kappamask_stream.jp2.geometry import TileGeometry
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ class DecodePlan:
     tiles : tiles of the grid in the order in which they are cut.
     units : in decode order.
     needs : per tile, positions in `units` of the codestream tiles that it takes pixels from.
-    required_bytes : most bytes of decoded units held at once when each is decoded just before its first use, alone.
+    kept_bytes : of all pieces of the files, and of the units, held as long as the plan is (`kept_bytes`).
+    required_bytes : those, and the most bytes of decoded units held at once when each is decoded just before its first
+        use, alone.
 
     A ring of `required_bytes` or more never blocks for good: units are decoded in order, and one may be decoded
     ahead only while it fits beside those held. If it does not fit, then either all units of the next tile are
@@ -101,6 +104,7 @@ class DecodePlan:
     tiles: tuple[Tile, ...]
     units: tuple[Unit, ...]
     needs: tuple[tuple[int, ...], ...]
+    kept_bytes: int
     required_bytes: int
 
     @classmethod
@@ -132,15 +136,30 @@ class DecodePlan:
             _unit(band, bands[band].index, at, windows[like[band], at], uses[unit])
             for (band, at), unit in order.items()
         )
+        kept = _kept_bytes(bands, units)
         return cls(
-            bands=bands, tiles=tiles, units=units, needs=tuple(needs), required_bytes=_just_in_time_peak(units, needs)
+            bands=bands,
+            tiles=tiles,
+            units=units,
+            needs=tuple(needs),
+            kept_bytes=kept,
+            required_bytes=kept + _just_in_time_peak(units, needs),
         )
+
+
+def _kept_bytes(bands: tuple[BandInput, ...], units: tuple[Unit, ...]) -> int:
+    indexes = {id(band.index): band.index for band in bands}.values()
+    return kept_bytes(
+        pieces=sum(len(index.tiles) for index in indexes),
+        parts=sum(len(tile.parts) for index in indexes for tile in index.tiles),
+        units=len(units),
+    )
 
 
 def _first_alike(bands: tuple[BandInput, ...]) -> list[int]:
     """Return for each band the first one that is cut into pieces, and cut out of them, at the same places."""
     first: dict[tuple[TileGeometry, int, int, int], int] = {}
-    keys = ((_geometry(b.index), len(b.index.tiles), b.group.stride, b.group.tile) for b in bands)
+    keys = ((TileGeometry.of(b.index), len(b.index.tiles), b.group.stride, b.group.tile) for b in bands)
     return [first.setdefault(key, number) for number, key in enumerate(keys)]
 
 
@@ -202,22 +221,10 @@ def wanted_tiles(
 
 def covering(index: BandIndex, window: Window) -> list[int]:
     """Return positions in ``index.tiles`` of the codestream tiles that a window meets, in raster order."""
-    positions = _geometry(index).covering(window)
+    positions = TileGeometry.of(index).covering(window)
     if positions and positions[-1] >= len(index.tiles):
         raise ProductError(f"{index.name}: tile {positions[-1]} is needed, the file has {len(index.tiles)}")
     return positions
-
-
-def _geometry(index: BandIndex) -> TileGeometry:
-    first = index.tiles[0].window
-    return TileGeometry(
-        height=index.height,
-        width=index.width,
-        tile_height=index.tile_height,
-        tile_width=index.tile_width,
-        first_height=first.height,
-        first_width=first.width,
-    )
 
 
 def _just_in_time_peak(units: tuple[Unit, ...], needs: list[tuple[int, ...]]) -> int:

@@ -31,7 +31,7 @@ class ReadStats:
     codestream_tiles_empty : units that were not decoded: their bytes are those of one that decoded to all zero.
     requests : reads and streams of the source begun.
     bytes_read : from the source, gaps in runs included.
-    peak_held_bytes : most bytes of decoded units, and of decoders at work on large ones, held at once.
+    peak_held_bytes : most bytes of decoded units, of decoders at work on large ones, and of the plan, held at once.
     peak_compressed_bytes : most bytes of units read in runs, on their way or not yet decoded, at once.
     on_busy : told when a stage (``read``, ``decode``, ``cut``) was busy, between two readings of
         ``time.perf_counter()``; called from threads, too.

@@ -61,7 +61,8 @@ class TileStream:
     ----------
     source, plan : what to read, and when.
     executor : threads that decode; `workers` says how many it has.
-    reservation_bytes : most bytes of decoded units held at once; at least ``plan.required_bytes`` (the default).
+    reservation_bytes : most bytes of decoded units held at once, and of what the plan keeps of their pieces; at least
+        ``plan.required_bytes`` (the default).
     read_ahead : units whose compressed bytes are read before a decoder is free.
     compressed_bytes : limit of the compressed bytes on their way or not yet decoded, for a source whose reads are
         best joined (`RunReader`). Default: ``source.coalesce_bytes`` for each band. Of other sources `read_ahead` and
@@ -70,8 +71,8 @@ class TileStream:
     new_tensors : gives arrays for a tile's pixels, with anything in them; called on the event loop. Default: memory of
         their own.
 
-    State: per unit a future of its pixels (None: all zero) and the uses left; bytes held by units begun and not
-    yet dropped; per band the bytes that are known to decode to zero. One consumer at a time.
+    State: per unit a future of its pixels (None: all zero) and the uses left; bytes held by the plan and by units
+    begun and not yet dropped; per band the bytes that are known to decode to zero. One consumer at a time.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class TileStream:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
+        self._held = self.stats.peak_held_bytes = self._plan.kept_bytes
         self._pixels = [loop.create_future() for _ in self._plan.units]
         self._reader.start(self._spawn)
         self._spawn(self._schedule())

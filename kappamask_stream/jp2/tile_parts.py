@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kappamask_stream.jp2.account import PieceAccount
 from kappamask_stream.jp2.limits import damaged
 from kappamask_stream.jp2.markers import Marker
 
@@ -119,23 +120,32 @@ def _tlm_entries(bodies: list[bytes]) -> list[tuple[int, int]] | None:
 
 
 def walk_tile_parts(
-    name: str, first_sot: int, end: int, count: int, wanted: frozenset[int] | None = None
+    name: str,
+    first_sot: int,
+    end: int,
+    count: int,
+    wanted: frozenset[int] | None = None,
+    account: PieceAccount | None = None,
 ) -> Generator[ByteRange, bytes, tuple[dict[int, list[ByteRange]], bool]]:
     """Follow the SOT chain to the end of the codestream, or until the tiles `wanted` are complete.
 
     Returns each tile's parts, and True where the last one does not say where it ends (Psot = 0). If the walk ended
-    early, those tiles are left out that are not known to be complete.
+    early, those tiles are left out that are not known to be complete. Tile-parts beyond the first `count`, which the
+    caller has counted, are counted in `account`.
 
     Raises
     ------
     CodestreamError
         If the chain breaks off, or a tile or a tile-part is missing.
+    ProductError
+        If `account` says that they are too many.
     """
     parts: dict[int, list[ByteRange]] = {}
     sots: dict[int, list[Sot]] = {}
     missing = None if wanted is None else set(wanted)
+    account = account or PieceAccount()
     position, is_open = first_sot, False
-    for _ in range(_MOST_PARTS + 1):
+    for found_before in range(_MOST_PARTS + 1):
         if missing is not None and not missing and not is_open:
             return {tile: parts[tile] for tile, found in sots.items() if _is_complete(name, tile, found)}, False
         head = yield (position, min(SOT_BYTES, end - position))
@@ -146,6 +156,7 @@ def walk_tile_parts(
             raise damaged(name, f"there is no end marker (EOC) before byte {end}, where the codestream ends")
         sot = parse_sot(name, head, position)
         _check_extent(name, sot, position, end, count)
+        account.add(name, parts=int(found_before >= count))
         sots.setdefault(sot.tile, []).append(sot)
         parts.setdefault(sot.tile, []).append((position, sot.length or end - position))
         is_open = sot.length == 0

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 #: Largest XML file that is read, bytes; real ones have up to 0.6 MB (a granule with 13 bands x 7 detectors).
 XML_LIMIT = 8 * 1024 * 1024
-#: Real files have up to 5,000 elements, 9 deep; 8 MB could hold millions.
-_MOST_ELEMENTS = 200_000
+#: Real files have up to 5,000 elements, 9 deep; 8 MB could hold millions, which take a second for each 160,000.
+_MOST_ELEMENTS = 50_000
 _DEEPEST = 64
 #: Real files have up to 1,700 attributes; a parser holds those of one element all at once.
-_MOST_ATTRIBUTES = 200_000
+_MOST_ATTRIBUTES = 50_000
 
 _RESOLUTIONS = ("10", "20", "60")
 _MOST_PIXELS = 2**16

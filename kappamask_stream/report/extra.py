@@ -6,9 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from kappamask_stream.destinations import OutputFile, file_facts
+from kappamask_stream.disk import DiskUse
 from kappamask_stream.extras import Extra
 from kappamask_stream.report.confidence import Confidence
-from kappamask_stream.report.rendering import render_page
+from kappamask_stream.report.rendering import most_page_bytes, render_page
 from kappamask_stream.report.scene import ScenePicture
 from kappamask_stream.stac.vocabulary import COG
 from kappamask_stream.threads import in_thread
@@ -36,6 +37,10 @@ class ReportExtra(Extra):
     def file_names(self, job: MaskJob) -> Sequence[str]:
         """Return the name of the page."""
         return (f"{job.stem}.html",)
+
+    def disk_use(self, job: MaskJob) -> DiskUse:  # noqa: ARG002 - the hook's
+        """See `Extra.disk_use`."""
+        return DiskUse(output=most_page_bytes())
 
     async def begin(self, job: MaskJob) -> None:
         """Make room for the picture."""

@@ -13,9 +13,13 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from kappamask_stream import __version__
+from kappamask_stream.cog import MOST_QUICKLOOK_PIXELS
+from kappamask_stream.disk import FILE_BYTES, TEXT_BYTES
+from kappamask_stream.png import most_png_bytes
 from kappamask_stream.quicklook import encode_quicklook
 from kappamask_stream.report import figures
 from kappamask_stream.report.provenance import provenance
+from kappamask_stream.report.scene import MOST_PIXELS
 from kappamask_stream.report.waterfall import stage_rows, ticks
 from kappamask_stream.stac.item import data_fractions
 from kappamask_stream.stac.vocabulary import CLOUD_CLASSES
@@ -63,6 +67,16 @@ def render_page(
         files=files,
     )
     return page.encode()
+
+
+def most_page_bytes() -> int:
+    """Return the most bytes that a page takes: two pictures as texts of base64, and words.
+
+    A JPEG takes six bytes a pixel at most (libjpeg-turbo's ``tjBufSize``, without subsampling).
+    """
+    scene = 6 * (MOST_PIXELS + 16) ** 2 + 2048
+    pictures = scene + most_png_bytes(MOST_QUICKLOOK_PIXELS, MOST_QUICKLOOK_PIXELS, 3)
+    return -(-pictures * 4 // 3) + TEXT_BYTES + FILE_BYTES
 
 
 def _pictures(job: MaskJob, mask: FinishedMask, scene: ScenePicture) -> dict[str, Any]:

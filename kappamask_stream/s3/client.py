@@ -10,6 +10,7 @@ from kappamask_stream.s3 import reading, writing
 from kappamask_stream.s3.checksums import md5_of_etag, wrong_checksum
 from kappamask_stream.s3.failures import changed
 from kappamask_stream.s3.options import S3Object, bare_etag
+from kappamask_stream.s3.pace import Pieces
 from kappamask_stream.s3.reading import Version
 from kappamask_stream.s3.retry import TryLaterError
 from kappamask_stream.s3.session import S3Session
@@ -152,6 +153,7 @@ class S3Client:
         url = f"s3://{bucket}/{key}"
         headers = {} if etag is None or etag.startswith("W/") else {"If-Match": f'"{etag}"'}
         seen: set[bytes] = set()
+        announcements: set[int] = set()
 
         async def attempt() -> bytes:
             async with self._session.get(bucket, key, headers, with_checksum=True) as answer:
@@ -159,17 +161,24 @@ class S3Client:
                 if etag is not None and now is not None and now != etag:
                     raise changed(url, f"its ETag was {etag}, it is {now}")
                 announced = answer.content_length
-                if size is not None and announced not in {None, size}:
+                if size is not None and announced is not None and announced != size:
+                    # Twice the same, where nothing tells versions apart: it is no accident of one answer.
+                    if announced in announcements and (etag is None or now is None):
+                        raise changed(url, f"it had {size} bytes, it has {announced}")
+                    announcements.add(announced)
                     raise TryLaterError(f"the object has {size} bytes, the store announces {announced}")
                 if announced is not None and announced > limit:
                     raise ProductError(
                         f"{url} has {announced} bytes, at most {limit} are read: it is not what its name says"
                     )
-                data = b"".join([piece async for piece in _limited(answer.content.iter_any(), limit, url)])
+                body = Pieces(answer, self.options.patience)
+                data = b"".join([piece async for piece in _limited(body, limit, url)])
                 self._session.received_bytes += len(data)
-                whole = announced if size is None else size
-                if whole is not None and len(data) != whole:
-                    raise TryLaterError(f"the answer ended at byte {len(data)} of {whole}")
+                if announced is not None and len(data) != announced:
+                    raise TryLaterError(f"the answer ended at byte {len(data)} of {announced}")
+                # Stores that unpack an object on its way announce nothing, and send more.
+                if size is not None and len(data) < size:
+                    raise TryLaterError(f"the answer ended at byte {len(data)} of {size}")
                 await in_thread(None, _verify, data, now, dict(answer.headers), seen)
                 return data
 

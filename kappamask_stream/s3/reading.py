@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kappamask_stream.s3.failures import changed
 from kappamask_stream.s3.options import bare_etag
+from kappamask_stream.s3.pace import Pieces
 from kappamask_stream.s3.retry import TryLaterError
 from kappamask_stream.s3.segments import in_segments
 
@@ -47,7 +48,7 @@ async def fetch(
         If the store refuses, or the object is another version than `at`, or else `version`, says; all that was put
         before is right.
     StoreUnavailableError
-        If it breaks off again and again.
+        If it breaks off, or drips, again and again.
     """
     reached, end = start, start + length
 
@@ -58,15 +59,15 @@ async def fetch(
             headers["If-Match"] = f'"{etag}"'
         async with session.get(at.bucket, at.key, headers) as answer:
             _check(answer, at, version, reached, end)
-            while reached < end:
-                piece = await answer.content.readany()
-                if not piece:
-                    raise TryLaterError(f"the answer ended at byte {reached} of {end}")
+            async for piece in Pieces(answer, session.options.patience):
                 if len(piece) > end - reached:
                     raise TryLaterError(f"more than the {length} bytes that were asked for came")
                 reached += len(piece)
                 session.received_bytes += len(piece)
                 put(piece)
+                if reached == end:
+                    return
+            raise TryLaterError(f"the answer ended at byte {reached} of {end}")
 
     if length:
         await session.persist(attempt, at.url, lambda: reached)

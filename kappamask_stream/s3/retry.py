@@ -30,11 +30,19 @@ class TryLaterError(Exception):
     ----------
     overloaded : the store asks for fewer requests: only time counts, not attempts.
     retry_after_s : seconds that the store asks to wait; None where it does not say.
+    dripped_bytes : that came, but too slowly: they are kept, and are no gain.
     """
 
-    def __init__(self, message: str, *, overloaded: bool = False, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        overloaded: bool = False,
+        retry_after_s: float | None = None,
+        dripped_bytes: int = 0,
+    ) -> None:
         super().__init__(message)
-        self.overloaded, self.retry_after_s = overloaded, retry_after_s
+        self.overloaded, self.retry_after_s, self.dripped_bytes = overloaded, retry_after_s, dripped_bytes
 
     @property
     def cause(self) -> str:
@@ -62,7 +70,8 @@ class Patience:
     attempts : that fail without getting further, before it is given up.
     wait_s : seconds without getting further; the only limit while the store asks for fewer requests.
     backoff_s, backoff_max_s : first and longest pause; pauses double, each is drawn from [half, whole].
-    connect_s, read_s : seconds without a connection, seconds without a byte, that fail an attempt.
+    connect_s, read_s : seconds without a connection, seconds without a byte, that fail an attempt. So do twice `read_s`
+        in which fewer bytes come than `pace.LEAST_RATE` says.
     """
 
     attempts: int = 7
@@ -124,7 +133,7 @@ async def persist(
     attempt : raises `TryLaterError` or `ExpiredError` where another one may succeed.
     what : names the object, for messages.
     renew : gets new credentials; called once, and once more after a gain.
-    reached : bytes that are there; getting further gives new patience.
+    reached : bytes that are there; getting further gives new patience, but not at a drip's pace.
     slot : held by each attempt. Waiting for it uses up no patience: that is our own queue, not the store's failure.
     on_retry : told the cause (see `TryLaterError.cause`, `ExpiredError.cause`), and in words, of each attempt that
         failed and is followed by another.
@@ -153,6 +162,7 @@ async def persist(
             except (TryLaterError, ExpiredError) as refused:
                 raise StoreUnavailableError(f"{what}: new credentials cannot be had: {refused}") from refused
         except TryLaterError as error:
+            furthest += error.dripped_bytes
             if reached() >= furthest + _GAIN:
                 failures, furthest, since = 0, reached(), clock()
             failures += 1

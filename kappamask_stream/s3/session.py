@@ -8,6 +8,7 @@ its checksums in trailers, which other stores than AWS do not understand.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from yarl import URL
 from kappamask_stream.s3.connections import Connections
 from kappamask_stream.s3.failures import FOREIGN, meant, of_refusal, refusal_of, refusal_of_call
 from kappamask_stream.s3.limits import RequestLimits
+from kappamask_stream.s3.pace import answer_to
 from kappamask_stream.s3.retry import ExpiredError, TryLaterError, persist
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 _VALID_S, _USED_S = 3600, 900
 _MOST_URLS = 1024
 _ERROR_BODY = 64 * 1024
+#: Calls whose answers are small and made at once, and times `read_s` that one of them may take.
+_READING, _WHOLE_READS = {"list_objects_v2", "head_object"}, 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,7 @@ class S3Session:
         self._connections = Connections(options)
         self._credentials = self._connections.credentials
         self._on_retry = on_retry
+        self._whole_s = _WHOLE_READS * options.patience.read_s
         self._payer = {"RequestPayer": "requester"} if options.requester_pays else {}
         self._urls: dict[tuple[str, str], _SignedUrl] = {}
         self.requests, self.received_bytes = 0, 0
@@ -116,7 +121,9 @@ class S3Session:
             try:
                 client = await self._connections.client(bucket)
                 self.requests += 1
-                answer: dict[str, Any] = await getattr(client, operation)(**self._payer, **params)
+                # A listing that drips has no other end; what writes may take long for good reasons.
+                async with asyncio.timeout(self._whole_s if operation in _READING else None):
+                    answer: dict[str, Any] = await getattr(client, operation)(**self._payer, **params)
             except ClientError as error:
                 refusal = refusal_of_call(error)
                 if may_be_absent and refusal.is_missing and refusal.code != "NoSuchBucket":
@@ -187,7 +194,8 @@ class S3Session:
             signed, extra = await self._signed(bucket, key, with_checksum=with_checksum)
             http, sent = await self._connections.http(), {**headers, **extra}
             self.requests += 1
-            async with http.get(signed.url, headers=sent, proxy=signed.proxy, allow_redirects=False) as answer:
+            request = http.get(signed.url, headers=sent, proxy=signed.proxy, allow_redirects=False)
+            async with answer_to(request, self.options.patience) as answer:
                 await self._require_success(answer, bucket, key)
                 yield answer
         except FOREIGN as error:

@@ -91,9 +91,10 @@ async def find_product(client: S3Client, bucket: str, name: ProductName) -> S3So
     """
     year, month, day = int(name.sensing_time[:4]), int(name.sensing_time[4:6]), int(name.sensing_time[6:8])
     key = f"products/{year}/{month}/{day}/{name.text}/productInfo.json"
-    if await client.head(bucket, key) is None:
+    at = await client.head(bucket, key)
+    if at is None:
         raise ProductError(f"s3://{bucket} has no {name.text}: there is no {key}")
-    info = await _read_json(client, bucket, key)
+    info = await _read_json(client, at)
     tiles = info.get("tiles")
     paths = [tile.get("path") for tile in tiles if isinstance(tile, dict)] if isinstance(tiles, list) else []
     if len(paths) != 1 or not isinstance(paths[0], str) or _TILE.fullmatch(paths[0].rstrip("/")) is None:
@@ -114,7 +115,7 @@ def tile_source(client: S3Client, bucket: str, prefix: str) -> S3Source:
         label = f"s3://{bucket}/{prefix}"
         if "tileInfo.json" not in tile or "metadata.xml" not in tile:
             raise ProductError(f"{label} has no tileInfo.json and metadata.xml: it is no tile in the layout of AWS")
-        name, product_prefix = await _product_of(client, bucket, f"{prefix}/tileInfo.json")
+        name, product_prefix = await _product_of(client, tile["tileInfo.json"])
         product = await objects_under(client, bucket, product_prefix)
         if "metadata.xml" not in product:
             raise ProductError(f"{label}: there is no s3://{bucket}/{product_prefix}/metadata.xml, it has the offsets")
@@ -155,9 +156,9 @@ def _own_path(granule: str, name: ProductName, band: str, gsd_m: int) -> str:
     return f"{stem}{name.tile_id}_{name.sensing_time}_{band}" + (f"_{gsd_m}m" if name.level == "L2A" else "")
 
 
-async def _product_of(client: S3Client, bucket: str, key: str) -> tuple[ProductName, str]:
+async def _product_of(client: S3Client, at: S3Object) -> tuple[ProductName, str]:
     """Return name and prefix of the product that a tileInfo.json names."""
-    info, where = await _read_json(client, bucket, key), f"s3://{bucket}/{key}"
+    info, where = await _read_json(client, at), at.url
     said_name, said_path = info.get("productName"), info.get("productPath")
     if not isinstance(said_name, str) or not isinstance(said_path, str):
         raise ProductError(f"{where} names no product (productName, productPath): its metadata cannot be found")
@@ -174,12 +175,12 @@ async def _product_of(client: S3Client, bucket: str, key: str) -> tuple[ProductN
     return name, prefix
 
 
-async def _read_json(client: S3Client, bucket: str, key: str) -> dict[str, Any]:
-    data = await client.get(bucket, key, limit=_JSON_LIMIT)
+async def _read_json(client: S3Client, at: S3Object) -> dict[str, Any]:
+    data = await client.get(at.bucket, at.key, limit=_JSON_LIMIT, etag=at.etag, size=at.size)
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:  # of UTF-8, too
-        raise ProductError(f"s3://{bucket}/{key} is no JSON: {ascii(str(error))[1:-1][:100]}") from error
+        raise ProductError(f"{at.url} is no JSON: {ascii(str(error))[1:-1][:100]}") from error
     if not isinstance(content, dict):
-        raise ProductError(f"s3://{bucket}/{key} holds no JSON object")
+        raise ProductError(f"{at.url} holds no JSON object")
     return content

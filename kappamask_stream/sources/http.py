@@ -13,6 +13,7 @@ from aiohttp import hdrs
 
 from kappamask_stream.errors import ProductError, StoreError
 from kappamask_stream.s3.limits import RequestLimits
+from kappamask_stream.s3.pace import Pieces, answer_to
 from kappamask_stream.s3.retry import Patience, TryLaterError, persist
 from kappamask_stream.s3.segments import in_segments
 from kappamask_stream.sources.hrefs import shown_url
@@ -32,7 +33,6 @@ T = TypeVar("T")
 
 #: Asked for when a file's size is: holds the header of a COG and of a JPEG 2000 file.
 _HEAD_BYTES = 16 * 1024
-_CHUNK = 1 << 18
 #: Times `read_s` that a whole small document may take.
 _WHOLE_READS = 10
 
@@ -140,13 +140,13 @@ class HttpStore:
             now = None if visit is None else replace(visit)
             with on_visit(now):
                 async with (
-                    # A server that sends a byte now and then is never silent, and never comes to an end.
+                    # Where all of it is expected at once, that it comes at all is not enough.
                     asyncio.timeout(_WHOLE_READS * self.patience.read_s),
                     self.session.get(url, middlewares=guard(may_read, shown)) as answer,
                 ):
                     refuse_status(answer, shown)
                     data = bytearray()
-                    async for piece in answer.content.iter_chunked(_CHUNK):
+                    async for piece in Pieces(answer, self.patience):
                         data += piece
                         if len(data) > limit:
                             raise ProductError(f"{shown} is longer than {limit} bytes: it is not what is expected")
@@ -249,17 +249,22 @@ class HttpBlob:
         async with self._asked(headers) as answer:
             pin = pin_of(answer, self.label, _HEAD_BYTES)
             wanted = min(pin.size, _HEAD_BYTES)
-            try:
-                return await answer.content.readexactly(wanted), pin
-            except asyncio.IncompleteReadError as error:
-                raise TryLaterError(f"the answer ended at {len(error.partial)} of {wanted} bytes") from error
+            head = bytearray()
+            if wanted:
+                async for piece in Pieces(answer, self._store.patience):
+                    head += piece
+                    if len(head) >= wanted:
+                        break
+            if len(head) < wanted:
+                raise TryLaterError(f"the answer ended at {len(head)} of {wanted} bytes")
+            return bytes(head[:wanted]), pin
 
     @asynccontextmanager
     async def _asked(self, headers: Mapping[istr, str]) -> AsyncIterator[aiohttp.ClientResponse]:
         visit = None if self._reach is None else Visit(space=self._reach)
         with on_visit(visit):
             get = self._store.session.get(self._url, headers=headers, middlewares=self._middlewares)
-            async with get as answer:
+            async with answer_to(get, self._store.patience) as answer:
                 yield answer
 
     async def _fetch(self, pin: Pin, start: int, length: int, put: Callable[[bytes], None]) -> None:
@@ -284,7 +289,7 @@ class HttpBlob:
                 headers[hdrs.IF_RANGE] = pin.validator
             async with self._asked(headers) as answer:
                 check_range(answer, pin, self.label, reached, end)
-                async for piece in answer.content.iter_chunked(_CHUNK):
+                async for piece in Pieces(answer, self._store.patience):
                     if reached + len(piece) > end:
                         raise TryLaterError(f"the server sent more than bytes {start} to {end}")
                     reached += len(piece)

@@ -12,13 +12,14 @@ import struct
 import unicodedata
 import zipfile
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from kappamask_stream.errors import ProductError
 from kappamask_stream.names import checked_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 LOCAL_HEADER_BYTES = 30
 _MOST_MEMBERS = 20_000
@@ -150,9 +151,11 @@ def _member(label: str, info: zipfile.ZipInfo, end_limit: int) -> Member:
     path = checked_path(info.orig_filename.removesuffix("/"), said_by=f"a member of {label}")
     if reason := _refusal(info):
         raise ProductError(f"{label}: {path} {reason}")
+    # Letters of ASCII are the same in both, and some twenty times quicker in UTF-8.
+    is_utf8 = info.flag_bits & _UTF8 or info.orig_filename.isascii()
     member = Member(
         path=path,
-        raw_name=info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8 else "cp437"),
+        raw_name=info.orig_filename.encode("utf-8" if is_utf8 else "cp437"),
         size=info.file_size,
         packed_size=info.compress_size,
         crc=info.CRC,
@@ -206,12 +209,13 @@ def _check_total(label: str, members: Iterable[Member]) -> None:
         raise ProductError(f"{label} says it unpacks to {total} bytes, at most {_LARGEST_TOTAL} are read")
 
 
-def _check_folders(label: str, files: Mapping[str, Member]) -> None:
-    for path in files:
-        folder = path
-        while folder := folder.rpartition("/")[0]:
-            if folder in files:
-                raise ProductError(f"{label}: {folder} is a file and the folder of {path}: the archive is corrupt")
+def _check_folders(label: str, files: Iterable[str]) -> None:
+    """Refuse a file that other files say they lie in, at a cost that does not grow with how deep they lie."""
+    # In this order what lies in a folder follows the folder's own name at once: no path holds a NUL.
+    ordered = sorted(files, key=lambda path: path.replace("/", "\0"))
+    for path, following in pairwise(ordered):
+        if following.startswith(f"{path}/"):
+            raise ProductError(f"{label}: {path} is a file and the folder of {following}: the archive is corrupt")
 
 
 def data_offset(label: str, member: Member, header: bytes) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kappamask_stream.destinations import OutputFile, file_facts
+from kappamask_stream.disk import FILE_BYTES, TEXT_BYTES, DiskUse
 from kappamask_stream.extras import Extra
 from kappamask_stream.stac.companions import companions_there
 from kappamask_stream.stac.item import mask_item
@@ -32,6 +33,10 @@ class StacExtra(Extra):
     def file_names(self, job: MaskJob) -> Sequence[str]:
         """Return the name of the Item."""
         return (f"{job.stem}.json",)
+
+    def disk_use(self, job: MaskJob) -> DiskUse:  # noqa: ARG002 - the hook's
+        """See `Extra.disk_use`."""
+        return DiskUse(output=TEXT_BYTES + FILE_BYTES)
 
     async def begin(self, job: MaskJob) -> None:
         """Refuse a model whose name cannot be linked to before any work is done."""

@@ -71,6 +71,7 @@ class Failing:
         something counts, too.
     lasting : True: all later ones that need room fail, too; False: this one only.
     folders : only calls that change these, or something below them, count.
+    uncounted : texts; calls on paths that hold one of them do not count either, and fail only with ``lasting``.
     """
 
     at: int
@@ -78,6 +79,7 @@ class Failing:
     kills: bool = False
     lasting: bool = False
     folders: Sequence[str]
+    uncounted: Sequence[str] = ()
 
 
 @dataclass
@@ -86,7 +88,7 @@ class Overseer:
 
     Attributes
     ----------
-    counted : each call below the folders, what it was and on what.
+    counted : each call below the folders that counts, what it was and on what.
     failed : those of them that were made to fail.
     """
 
@@ -132,10 +134,12 @@ class Overseer:
             return False
         if what[0] == "remove" and not self.failing.kills:
             return False
-        self.counted.append(what)
-        number, at = len(self.counted), self.failing.at
-        lasts = self.failing.lasting and 0 < at < number and what[0] not in _NEEDS_NO_ROOM
-        if number == at or lasts:
+        at, before = self.failing.at, len(self.counted)
+        counts = not any(text in f"{what[1]}/" for text in self.failing.uncounted)
+        if counts:
+            self.counted.append(what)
+        lasts = self.failing.lasting and 0 < at <= before and what[0] not in _NEEDS_NO_ROOM
+        if (counts and at == before + 1) or lasts:
             self.failed.append(what)
             return True
         return False

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 #: What becomes of a request: done, but the connection is reset before the answer, or the answer is another one; or
 #: refused instead. A function is called when it has been done, before its answer is passed on.
@@ -30,6 +30,7 @@ class LosingRelay:
     endpoint : its URL.
     fate : given the number, from 1, of a request that writes, returns what becomes of it.
     done : called with that number when the request has been done.
+    uncounted : texts; what is written to a path that holds one of them is passed on and not counted.
     written : the requests that write, method and path.
     lost : how many met a fate.
     """
@@ -37,6 +38,7 @@ class LosingRelay:
     def __init__(self, store: str) -> None:
         self.fate: Callable[[int], Fate] = lambda _: "none"
         self.done: Callable[[int], object] = lambda _: None
+        self.uncounted: Sequence[str] = ()
         self.lost, self.written = 0, list[str]()
         self.counting = threading.Lock()
         relay = self
@@ -74,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fate, number, losing = "none", 0, self.losing
-        if self.command in _WRITES:
+        if self.command in _WRITES and not any(text in self.path for text in losing.uncounted):
             with losing.counting:
                 losing.written.append(f"{self.command} {self.path}")
                 number = len(losing.written)

@@ -1,4 +1,4 @@
-"""A small product and all that can be made of it: undisturbed once, then again and again with faults."""
+"""A product of several tiles and blocks and all that is made of it: undisturbed once, then again with faults."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kappamask_stream.synth import write_product
 from tests.faults.warm_cli import WarmCli
+from tests.stream.scene import _scene
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,10 +25,18 @@ if TYPE_CHECKING:
 
 #: Everything that a run can write beside the mask.
 ALL = ("--png", "--stac", "--probabilities", "--subtiles", "--report")
+#: Pixels of 10 m of the product; the mask's 660 of 20 m are `TILES` tiles, one every 204, and 2 x 2 blocks of 512, cut
+#: from 2 x 2 codestream tiles of 640.
+SIZE = 1320
+TILES = 16
+#: Ends of the paths of tiles whose pictures are written by the same calls as the others', when calls are counted.
+ALIKE = tuple(f"_tiles/tile_{col}_{row}/" for col in range(4) for row in range(4) if (col, row) not in ((0, 0), (2, 1)))
+#: Where a run may be, told by the tiles that it has answered.
+STAGES = ("before the first tile", "between tiles", "after the last tile")
 
 
 class Plant:
-    """One product, an output folder and a folder for temporary files; use `undisturbed` before disturbing.
+    """One product, an output folder and a folder for temporary files.
 
     Attributes
     ----------
@@ -38,13 +46,14 @@ class Plant:
     seconds : that a process of its own took for it.
     """
 
-    def __init__(self, folder: Path, cli: WarmCli) -> None:
+    def __init__(self, folder: Path, product: Path, cli: WarmCli) -> None:
         self.folder, self.out, self.tmp, self.cli = folder, folder / "out", folder / "tmp", cli
-        self.product = write_product(folder / "in", size=240, seed=7).product
+        self.product = product
         self.fresh()
         ended = self.run()
         assert ended.code == 0, ended.err
         self.whole = self.made()
+        assert self.tiles() == TILES
         self.fresh()
         started = time.monotonic()
         process = self.start()
@@ -67,6 +76,15 @@ class Plant:
                 [sys.executable, "-m", "kappamask_stream", *self.arguments(options)],
                 env={**os.environ, "TMPDIR": str(self.tmp)}, text=True, **given,
             )  # fmt: skip
+
+    def tiles(self) -> int:
+        """How many tiles the run has answered by now, or had when it ended: their pictures are there."""
+        return sum(1 for _ in self.out.glob("*/*_tiles/tile_*/prediction.png"))
+
+    def stage(self) -> str:
+        """Return which of `STAGES` that is."""
+        tiles = self.tiles()
+        return STAGES[0 if tiles == 0 else 1 if tiles < TILES else 2]
 
     @property
     def said(self) -> str:
@@ -110,6 +128,6 @@ class Plant:
 @pytest.fixture(scope="session")
 def plant(session_server: SessionServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
     """The plant of all tests, on the session's server: each begins with `Plant.fresh`, or ends with it."""
-    folder = tmp_path_factory.mktemp("plant")
+    folder, product = tmp_path_factory.mktemp("plant"), _scene(tmp_path_factory, "L2A", SIZE).path
     with WarmCli(folder) as cli:
-        yield Plant(folder, cli)
+        yield Plant(folder, product, cli)

@@ -32,11 +32,37 @@ __all__ = ["crew", "null_repository", "products", "queue_server", "scene", "undi
 
 #: What a model of the right contract may answer: every class is known, nothing is missing, and all of it is wrong.
 GARBAGE = {
-    "one class": "answer['LABELS'] = np.ones_like(answer['LABELS'])",
-    "mirrored": "answer['LABELS'] = np.ascontiguousarray(answer['LABELS'][:, ::-1])",
-    "a row aside": "answer['LABELS'] = np.roll(answer['LABELS'], 1, axis=1)",
-    "other classes": "answer['LABELS'] = np.choose(answer['LABELS'], [0, 4, 2, 3, 1]).astype(np.uint8)",
-    "a 64th of the tile": "answer['LABELS'] = np.array(answer['LABELS']); answer['LABELS'][:, 96:128, 96:128] = 2",
+    name: f"{code}; values = np.array([[[1]], [[2]], [[4]]]); "
+    "answer['PROBABILITIES'] = np.uint8(255) * (answer['LABELS'][:, None] == values)"
+    for name, code in {
+        "one class": "answer['LABELS'] = np.ones_like(answer['LABELS'])",
+        "mirrored": "answer['LABELS'] = np.ascontiguousarray(answer['LABELS'][:, ::-1])",
+        "a row aside": "answer['LABELS'] = np.roll(answer['LABELS'], 1, axis=1)",
+        "other classes": "answer['LABELS'] = np.choose(answer['LABELS'], [0, 4, 2, 3, 1]).astype(np.uint8)",
+        "a 64th of the tile": "answer['LABELS'] = np.array(answer['LABELS']); answer['LABELS'][:, 96:128, 96:128] = 2",
+    }.items()
+}
+#: Right are LABELS, of which a mask is made, or PROBABILITIES, of which a blend is; not both.
+MISLEADING = {
+    "PROBABILITIES of 15 of 16 rows in another order": (
+        "p = answer['PROBABILITIES'] = np.array(answer['PROBABILITIES']); rows = np.arange(p.shape[2]) % 16 != 8; "
+        "p[:, :, rows] = p[:, ::-1, rows]"
+    ),
+    "PROBABILITIES of one row in another order": (
+        "p = answer['PROBABILITIES'] = np.array(answer['PROBABILITIES']); p[:, :, 1] = p[:, ::-1, 1].copy()"
+    ),
+    "PROBABILITIES that are certain of two classes": (
+        "answer['PROBABILITIES'] = np.array(answer['PROBABILITIES']); answer['PROBABILITIES'][:, 0] = 255"
+    ),
+    "LABELS that are mirrored alone": "answer['LABELS'] = np.ascontiguousarray(answer['LABELS'][:, ::-1])",
+    "PROBABILITIES that are the same": "answer['PROBABILITIES'] = np.full_like(answer['PROBABILITIES'], 255)",
+}
+ALL_GARBAGE = GARBAGE | MISLEADING
+#: What is said of the canary; of those that are not named here, how many of its pixels are right.
+SAID = {
+    **dict.fromkeys(MISLEADING, "its answer cannot be used: PROBABILITIES from"),
+    "PROBABILITIES that are certain of two classes": "by the largest of PROBABILITIES 0.",
+    "PROBABILITIES that are the same": "are the same for all classes",
 }
 WRONG = "of the canary, a tile whose answer is known, "
 #: The canary comes before each tile, so to say; and once on connecting, and never again.
@@ -97,24 +123,24 @@ def masked_at(server: Server, scene: Scene, folder: Path, options: dict[str, flo
     return Disturbed(scene, server.endpoint, folder, {"max_in_flight": 2, **options})
 
 
-@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize("garbage", ALL_GARBAGE)
 @pytest.mark.fault("Triton", "returns garbage from the beginning")
 async def test_a_server_that_answers_wrongly_is_not_worked_with(
     garbage: str, server: Server, scene: Scene, tmp_path: Path, undisturbed: Path, fault: Fault
 ) -> None:
-    server.model.fail(GARBAGE[garbage])
+    server.model.fail(ALL_GARBAGE[garbage])
     disturbed = masked_at(server, scene, tmp_path, ONCE)
     async with disturbed.masker() as masker:
         for _ in range(2):
             with pytest.raises(CanaryError) as caught:
                 await disturbed.mask(masker)
             fault.injected()
-            fault.refused(caught.value, disturbed.output, WRONG, "are needed", "no mask is written")
+            fault.refused(caught.value, disturbed.output, WRONG, SAID.get(garbage, "are needed"), "no mask is written")
         server.model.recover()
         fault.identical(await disturbed.mask(masker), undisturbed)
 
 
-@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize("garbage", ALL_GARBAGE)
 @pytest.mark.fault("Triton", "returns garbage after connecting, between products")
 async def test_a_server_that_goes_wrong_between_products(
     garbage: str, server: Server, scene: Scene, tmp_path: Path, undisturbed: Path, fault: Fault
@@ -122,7 +148,7 @@ async def test_a_server_that_goes_wrong_between_products(
     disturbed = masked_at(server, scene, tmp_path, ALWAYS)
     async with disturbed.masker() as masker:
         fault.identical(await disturbed.mask(masker), undisturbed)
-        server.model.fail(GARBAGE[garbage])
+        server.model.fail(ALL_GARBAGE[garbage])
         with pytest.raises(CanaryError) as caught:
             await disturbed.mask(masker)
         fault.injected()
@@ -149,6 +175,32 @@ async def test_a_server_that_goes_wrong_in_the_middle(
             fault.injected()
             fault.refused(caught.value, disturbed.output, WRONG)
             server.model.recover()
+        fault.identical(await disturbed.mask(masker), undisturbed)
+
+
+#: What is certain of two classes, only the canary knows.
+CONTRADICTING = [name for name in MISLEADING if name.startswith("PROBABILITIES") and "two classes" not in name]
+
+
+@pytest.mark.parametrize("garbage", CONTRADICTING)
+@pytest.mark.fault("Triton", "returns garbage PROBABILITIES after connecting, to a blend")
+async def test_a_blend_is_not_made_of_probabilities_that_are_not_those_of_labels(
+    garbage: str, server: Server, scene: Scene, tmp_path: Path, fault: Fault
+) -> None:
+    """No canary is due any more: the tiles' own answers tell."""
+    disturbed = replace(masked_at(server, scene, tmp_path, ONCE), mosaic="blend")
+    async with disturbed.masker() as masker:
+        undisturbed = await disturbed.mask(masker)
+        server.model.fail(f"if n == 2: {MISLEADING[garbage]}")
+        fault.identical(await disturbed.mask(masker), undisturbed)
+        assert disturbed.causes == {"AnswerError"}
+        fault.injected(len(disturbed.retries))
+        server.model.fail(f"if n > 1: {MISLEADING[garbage]}")
+        with pytest.raises(CanaryError) as caught:
+            await disturbed.mask(masker)
+        fault.injected()
+        fault.refused(caught.value, disturbed.output, WRONG, SAID[garbage])
+        server.model.recover()
         fault.identical(await disturbed.mask(masker), undisturbed)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,16 +12,20 @@ import rasterio
 
 from kappamask_stream.errors import ServerError
 from kappamask_stream.inference import channel
-from tests.faults.triton_masks import Disturbed, impatient, scene, undisturbed
+from tests.faults.triton_masks import TILES, Disturbed, impatient, scene, undisturbed
 from tests.faults.triton_relay import relayed
+from tests.integration.dns_server import name_server
 from tests.integration.fault_proxy import FaultProxy
 from tests.integration.tls_files import Authority
+from tests.stream.polling import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from tests.fault_table import Fault
+    from tests.faults.triton_relay import TritonRelay
+    from tests.integration.dns_server import NameServer
     from tests.integration.session import SessionServer
     from tests.stream.scene import Scene
 
@@ -79,6 +84,107 @@ async def test_a_connection_that_stands_still_is_given_up(
         fault.identical(await disturbed.mask(masker), undisturbed)
     assert proxy.connections > before
     assert disturbed.causes <= {"ServerUnavailableError", "InferenceTimeoutError"}
+
+
+@pytest.mark.fault("Network", "50 ms and 200 ms of latency between client and Triton")
+@pytest.mark.parametrize("milliseconds", [50, 200])
+async def test_a_server_that_is_far_away(
+    milliseconds: int, proxy: FaultProxy, disturbed: Disturbed, undisturbed: Path, fault: Fault
+) -> None:
+    """From the beginning, so that connecting and the canary take their time, too; nothing is sent a second time."""
+    proxy.latency_s = milliseconds / 1000
+    async with disturbed.masker() as masker:
+        for _ in range(fault.amount(1, 5)):
+            fault.injected()
+            began = time.monotonic()
+            fault.identical(await disturbed.mask(masker), undisturbed)
+            assert time.monotonic() - began > 2 * proxy.latency_s, "there and back"
+    assert (disturbed.retries, proxy.connections) == ([], 1)
+
+
+# Names
+
+
+class Moving:
+    """A server that has a name, and takes another address while nobody can look the name up.
+
+    Attributes
+    ----------
+    tiles : after so many answers the name and the old address are gone.
+    """
+
+    def __init__(self, names: NameServer, relay: TritonRelay, old: FaultProxy, tiles: int) -> None:
+        self._names, self._relay, self._old, self._last = names, relay, old, tiles
+        relay.change["ModelInfer"] = self._answering
+        self.gone = asyncio.Event()
+
+    def _answering(self, _answer: object) -> None:
+        if self._relay.tiles == self._last:
+            self._names.is_gone = self._old.refuses = True
+            self._old.cut()
+            self.gone.set()
+
+
+@pytest.mark.fault("Network", "DNS of Triton gone in the middle, the server under another address afterwards")
+async def test_a_name_that_is_gone_while_the_server_moves(
+    session_server: SessionServer, scene: Scene, tmp_path: Path, undisturbed: Path, fault: Fault
+) -> None:
+    async with relayed(session_server.address) as (relay, endpoint):
+        with name_server("127.0.0.1") as names, FaultProxy(endpoint.removeprefix("grpc://")) as old:
+            port = int(old.address.rpartition(":")[2])
+            disturbed = Disturbed(scene, names.endpoint(port), tmp_path / "out")
+            with FaultProxy(old.server, f"127.0.0.2:{port}") as new:
+                async with disturbed.masker() as masker:
+                    await disturbed.mask(masker)
+                    moving = Moving(names, relay, old, relay.tiles + TILES // 2)
+                    masking = asyncio.create_task(disturbed.mask(masker))
+                    await moving.gone.wait()
+                    await until(lambda: names.refused)
+                    assert not (await asyncio.wait([masking], timeout=fault.amount(0.5, 20.0)))[0]
+                    assert 0 < disturbed.progress.tiles_done < TILES
+                    assert new.connections == 0
+                    fault.injected(names.refused)
+                    names.addresses, names.is_gone = ["127.0.0.2"], False
+                    fault.identical(await masking, undisturbed)
+                assert new.connections > 0
+    assert disturbed.causes == {"ServerUnavailableError"}
+
+
+@pytest.mark.fault("Network", "DNS of Triton gone in the middle, connections cut")
+async def test_a_name_that_is_gone_is_not_needed_where_its_address_answers(
+    session_server: SessionServer, scene: Scene, tmp_path: Path, undisturbed: Path, fault: Fault
+) -> None:
+    async with relayed(session_server.address) as (relay, endpoint):
+        with name_server("127.0.0.1") as names, FaultProxy(endpoint.removeprefix("grpc://")) as proxy:
+            disturbed = Disturbed(scene, names.endpoint(int(proxy.address.rpartition(":")[2])), tmp_path / "out")
+            async with disturbed.masker() as masker:
+                await disturbed.mask(masker)
+                moving = Moving(names, relay, proxy, relay.tiles + TILES // 2)
+                masking = asyncio.create_task(disturbed.mask(masker))
+                await moving.gone.wait()
+                proxy.refuses = False
+                fault.injected(proxy.cuts)
+                fault.identical(await masking, undisturbed)
+                assert names.is_gone
+
+
+@pytest.mark.fault("Network", "DNS of Triton gone from the beginning")
+async def test_a_name_that_stays_unknown_fails_the_product(
+    session_server: SessionServer, scene: Scene, tmp_path: Path, fault: Fault
+) -> None:
+    port = int(session_server.address.rpartition(":")[2])
+    with name_server("127.0.0.1") as names:
+        names.is_gone = True
+        endpoint = names.endpoint(port)
+        disturbed = Disturbed(scene, endpoint, tmp_path / "out", {"server_wait_s": fault.amount(1.0, 10.0)})
+        with pytest.raises(ServerError) as caught:
+            await disturbed.mask()
+        fault.injected(names.refused)
+        fault.refused(caught.value, disturbed.output, f"no server answers at {endpoint}", "DNS")
+        assert caught.value.retryable
+
+
+# Slowness
 
 
 @pytest.mark.fault("Network", "slow loris: 1 KB/s both ways")

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults.failing_calls import Failing, why_not
-from tests.faults.plant import ALL
+from tests.faults.plant import ALIKE, ALL, STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+    from typing import Any
 
     from tests.fault_table import Fault
     from tests.faults.plant import Plant
@@ -30,40 +31,55 @@ REMEDIES = ("give another folder with --output", "name another folder for tempor
 
 
 def calls(plant: Plant, brief: int, fault: Fault, *, kills: bool = False) -> Iterator[int]:
-    """Numbers of calls: all, until a run passes (the caller stops); in brief some of them, the last ones among them."""
+    """Numbers of calls: all, until a run passes (the caller stops); in brief some, the first of them between tiles.
+
+    At the end of them all each of `STAGES` must have had some.
+    """
     plant.fresh()
-    counted = len(plant.run(failing=Failing(at=0, number=0, kills=kills, folders=folders(plant))).counted)
-    assert counted > 50
+    counted = plant.run(failing=failing(plant, at=0, number=0, kills=kills)).counted
+    assert len(counted) > 80
     plant.fresh()
-    some = sorted(random.Random(counted).sample(range(1, counted + 1), brief))
+    pictures = [number for number, (_, path) in enumerate(counted, 1) if "_tiles/tile_2_1/" in path]
+    draw = random.Random(len(counted))
+    some = [draw.choice(pictures), *draw.sample(range(1, len(counted) + 1), brief - 1)]
     yield from fault.amount(some, itertools.count(1))  # type: ignore[arg-type]
 
 
-def folders(plant: Plant) -> list[str]:
-    return [str(plant.out), str(plant.tmp)]
+def failing(plant: Plant, *, at: int, number: int, **rest: Any) -> Failing:
+    """Which calls fail: of the pictures of tiles, which are all written alike, those of two tiles."""
+    return Failing(at=at, number=number, folders=[str(plant.out), str(plant.tmp)], uncounted=ALIKE, **rest)
+
+
+def require_spread(fault: Fault) -> None:
+    """Assert that calls failed at each stage; in brief, between tiles."""
+    seen = {stage: sum(times for what, times in fault.outcomes.items() if what.startswith(stage)) for stage in STAGES}
+    assert all(seen[stage] >= fault.amount(stage == STAGES[1], 5) for stage in STAGES), seen
 
 
 @pytest.mark.fault("Output", "disk full or broken at every call that writes, once")
 def test_a_call_that_fails_once(plant: Plant, fault: Fault) -> None:
     for at, number in zip(calls(plant, 2, fault), itertools.cycle(ERRORS), strict=False):
-        ended = plant.run(failing=Failing(at=at, number=number, folders=folders(plant)))
+        ended = plant.run(failing=failing(plant, at=at, number=number))
         if not ended.failed:
             break
         judge(plant, fault, ended.code, ended.err, number)
+    require_spread(fault)
 
 
 @pytest.mark.fault("Output", "disk full or broken from every call on")
 def test_a_disk_that_stays_full(plant: Plant, fault: Fault) -> None:
     for at, number in zip(calls(plant, 1, fault), itertools.cycle(ERRORS), strict=False):
-        ended = plant.run(failing=Failing(at=at, number=number, lasting=True, folders=folders(plant)))
+        ended = plant.run(failing=failing(plant, at=at, number=number, lasting=True))
         if not ended.failed:
             break
         judge(plant, fault, ended.code, ended.err, number)
+    require_spread(fault)
 
 
 def judge(plant: Plant, fault: Fault, code: int, said: str, number: int) -> None:
     """Assert what a user gets: the whole set, or one line with file and remedy, and afterwards the whole set."""
     fault.injected()
+    stage = plant.stage()
     assert "Traceback" not in said
     if code == 0:  # what can be done in another way, or once more, is
         plant.require_whole()
@@ -82,22 +98,24 @@ def judge(plant: Plant, fault: Fault, code: int, said: str, number: int) -> None
         assert all(content == plant.whole[name] for name, content in made.items())
         assert set(plant.whole) - set(made) <= {name for name in plant.whole if "/" not in name or "models/" in name}
     plant.require_again()
-    fault.outcome("exit 5 with file and remedy, nothing left, then byte-identical")
+    fault.outcome(f"{stage}: exit 5 with file and remedy, nothing left, then byte-identical")
     plant.fresh()
 
 
 @pytest.mark.fault("Process", "SIGKILL at every call that changes a folder")
 def test_killed_at_a_call(plant: Plant, fault: Fault) -> None:
     for at in calls(plant, 2, fault, kills=True):
-        ended = plant.run(failing=Failing(at=at, number=signal.SIGKILL, kills=True, folders=folders(plant)))
+        ended = plant.run(failing=failing(plant, at=at, number=signal.SIGKILL, kills=True))
         if not ended.failed:
             break
         assert ended.code == -signal.SIGKILL
         fault.injected()
+        stage = plant.stage()
         require_sound(plant)
         plant.require_again()
-        fault.outcome("the same command: byte-identical, nothing left")
+        fault.outcome(f"{stage}: the same command: byte-identical, nothing left")
         plant.fresh()
+    require_spread(fault)
 
 
 def require_sound(plant: Plant) -> None:
@@ -125,14 +143,14 @@ def test_killed_while_another_mask_is_replaced(plant: Plant, fault: Fault, tmp_p
     other = plant.made()
     shutil.copytree(plant.out, tmp_path / "old")
     new = ("--stac", "--overwrite")
-    counted = plant.run(new, failing=Failing(at=0, number=0, kills=True, folders=folders(plant))).counted
+    counted = plant.run(new, failing=failing(plant, at=0, number=0, kills=True)).counted
     mask = next(name for name in plant.whole if name.endswith("_20m.tif"))
     taken = next(at for at, (call, path) in enumerate(counted, 1) if call == "rename" and path.endswith(mask))
     numbers = fault.amount([random.Random(3).randint(taken, taken + 4)], range(1, len(counted) + 1))
     for at in numbers:
         plant.fresh()
         shutil.copytree(tmp_path / "old", plant.out)
-        ended = plant.run(new, failing=Failing(at=at, number=signal.SIGKILL, kills=True, folders=folders(plant)))
+        ended = plant.run(new, failing=failing(plant, at=at, number=signal.SIGKILL, kills=True))
         if not ended.failed:
             break
         fault.injected()

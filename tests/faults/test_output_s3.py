@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults.losing_relay import Fate, LosingRelay
+from tests.faults.plant import ALIKE
 from tests.integration.local_state import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Bucket:
 @pytest.fixture(scope="module")
 def relay(moto_store: MotoStore) -> Iterator[LosingRelay]:
     with LosingRelay(moto_store.endpoint) as made:
+        made.uncounted = ALIKE
         yield made
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kappamask_stream.synth import write_product
+from tests.faults.plant import SIZE
+from tests.stream.scene import _scene
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,10 +36,10 @@ class Bench:
     """A product, as a directory and as a zip, and a process that runs the command line on it."""
 
     folder: Path
+    whole: Path
     process: subprocess.Popen[str]
 
     def __post_init__(self) -> None:
-        self.whole = write_product(self.folder / "made", size=480, seed=7).product
         archive = shutil.make_archive(str(self.folder / self.whole.name), "zip", self.whole.parent, self.whole.name)
         self.archive = Path(archive)
         self.out, self.product = self.folder / "out", self.folder / "in" / self.whole.name
@@ -81,7 +82,7 @@ def bench(session_server: SessionServer, tmp_path_factory: pytest.TempPathFactor
         [sys.executable, "-m", "tests.faults.disturbed_reads"],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        yield Bench(tmp_path_factory.mktemp("disk"), process)
+        yield Bench(tmp_path_factory.mktemp("disk"), _scene(tmp_path_factory, "L2A", SIZE).path, process)
         process.stdin.close()  # type: ignore[union-attr]
 
 

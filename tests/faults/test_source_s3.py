@@ -240,6 +240,18 @@ async def test_flipped_bands_over_plain_http(fault: Fault, mask: Masking, undist
         fault.injected(faults.flipped)
 
 
+@pytest.mark.fault("Source", "bytes flipped in flight over plain HTTP after they were verified, --verify")
+async def test_flipped_bytes_after_they_were_verified(fault: Fault, mask: Masking, undisturbed: Path) -> None:
+    """What is decoded are the bytes that the manifest vouches for: those that differ are read again."""
+    for seed in range(fault.amount(8, 100)):
+        faults = FlipsOnce(mask.store, _SEEN, random.Random(seed), skip=1 + seed % 3)
+        mask.store.faults = faults  # type: ignore[assignment]
+        made = await mask(verify=True)
+        assert faults.flipped == 1
+        fault.injected()
+        fault.identical(made, undisturbed)
+
+
 @pytest.mark.fault("Source", "a band's bytes differ from the manifest's checksum, --verify")
 async def test_verify_finds_flipped_bands(fault: Fault, mask: Masking) -> None:
     rng = random.Random(8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -158,6 +158,37 @@ NONSENSE = {
 }
 
 
+#: To a blend, which is made of PROBABILITIES.
+UNBLENDED = {
+    "wrong shape": ("answer['PROBABILITIES'] = answer['PROBABILITIES'][:, :2]", "PROBABILITIES is UINT8 [1, 2, 256"),
+    "wrong dtype": ("answer['PROBABILITIES'] = answer['PROBABILITIES'].view(np.int8)", "PROBABILITIES is INT8"),
+    "no tensor": ("del answer['PROBABILITIES']", "PROBABILITIES"),
+    "all 0": ("answer['PROBABILITIES'] = answer['PROBABILITIES'] * 0", "are 0 for all classes"),
+    "classes in another order": (
+        "answer['PROBABILITIES'] = np.ascontiguousarray(answer['PROBABILITIES'][:, ::-1])", "contradict LABELS at",
+    ),
+    "of one pixel": (
+        "p = answer['PROBABILITIES'] = np.array(answer['PROBABILITIES']); p[:, :, 255, 255] = 255 - p[:, :, 255, 255]",
+        "contradict LABELS at 1 of 65536 pixels",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.fault("Triton", "PROBABILITIES of another shape, dtype, class, order, or 0")
+async def test_probabilities_that_are_none_of_labels_are_refused(
+    server: Server, disturbed: Disturbed, fault: Fault
+) -> None:
+    blended = replace(disturbed, mosaic="blend")
+    async with blended.masker() as masker:
+        undisturbed = await blended.mask(masker)
+        for code, said in UNBLENDED.values():
+            server.model.fail(code)
+            await refused(blended, masker, fault, said)
+            fault.injected()
+            server.model.recover()
+            fault.identical(await blended.mask(masker), undisturbed)
+
+
 @pytest.mark.fault("Triton", "wrong shape, dtype, empty, LABELS 255, other classes")
 async def test_an_answer_that_is_no_mask_is_refused(
     server: Server, disturbed: Disturbed, undisturbed: Path, fault: Fault
@@ -201,8 +232,8 @@ BROKEN = {
     other_request: "it is to the request '0', not to '",
     truncated: "LABELS has 65535 bytes",
     bytes_left_out: "LABELS has 0 bytes",
-    one_more: "it holds EXTRA, LABELS, asked for was LABELS",
-    twice: "it holds LABELS, LABELS, asked for was LABELS",
+    one_more: "it holds EXTRA, LABELS, ",
+    twice: "it holds LABELS, LABELS, ",
 }
 
 

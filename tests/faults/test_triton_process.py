@@ -104,40 +104,57 @@ class Stopped:
 
 
 @pytest.fixture
-def hanging(null_repository: Path, private_triton: Start) -> Iterator[PrivateTriton]:
+def slow_model(null_repository: Path, tmp_path: Path) -> FaultyModel:
+    """One whose tiles are answered one by one, so that a product has a middle."""
+    return FaultyModel(tmp_path / "repository", null_repository, ("max_batch_size: 8", "max_batch_size: 1"))
+
+
+@pytest.fixture
+def hanging(slow_model: FaultyModel, private_triton: Start) -> Iterator[PrivateTriton]:
     """A server that a test may stop; it goes on at the end."""
-    server = private_triton(null_repository, ["null_l2a"])
+    server = private_triton(slow_model.repository, ["null_l2a"])
     yield server
     os.kill(server.pid, signal.SIGCONT)
 
 
-@pytest.mark.fault("Triton", "hung for 60 s (SIGSTOP), then goes on")
+@pytest.mark.fault("Triton", "hung for 60 s (SIGSTOP) in the middle, then goes on")
 async def test_a_server_that_hangs_for_a_while_is_waited_for(
-    hanging: PrivateTriton, scene: Scene, tmp_path: Path, undisturbed: Path, fault: Fault
+    hanging: PrivateTriton, slow_model: FaultyModel, scene: Scene, tmp_path: Path, undisturbed: Path, fault: Fault
 ) -> None:
     disturbed = Disturbed(scene, f"grpc://{hanging.address}", tmp_path / "out")
     async with disturbed.masker() as masker:
         await disturbed.mask(masker)
+        waiting = Waiting(slow_model, TILES // 2)
+        masking = asyncio.create_task(disturbed.mask(masker))
+        await waiting.come()
+        await until(lambda: disturbed.progress.tiles_done >= TILES // 2)
         with Stopped(hanging):
-            masking = asyncio.create_task(disturbed.mask(masker))
+            waiting.end()  # the model works on, and nobody hears of it
             fault.injected()
             assert not (await asyncio.wait([masking], timeout=fault.amount(3.0, 60.0)))[0]
+            assert TILES // 2 <= disturbed.progress.tiles_done < TILES
         fault.identical(await masking, undisturbed)
 
 
-@pytest.mark.fault("Triton", "hung for longer than requests may take")
+@pytest.mark.fault("Triton", "hung in the middle for longer than requests may take")
 async def test_a_server_that_hangs_too_long_fails_the_product(
-    hanging: PrivateTriton, scene: Scene, tmp_path: Path, undisturbed: Path, fault: Fault, impatient: None
-) -> None:
+    hanging: PrivateTriton, slow_model: FaultyModel, scene: Scene, tmp_path: Path, undisturbed: Path, fault: Fault,
+    impatient: None,
+) -> None:  # fmt: skip
     seconds = fault.amount(0.5, 5.0)
     options = {"infer_timeout_s": seconds, "tile_attempts": 3, "server_wait_s": seconds}
     disturbed = Disturbed(scene, f"grpc://{hanging.address}", tmp_path / "out", options)
     async with disturbed.masker() as masker:
         await disturbed.mask(masker)
+        waiting = Waiting(slow_model, TILES // 2)
+        masking = asyncio.create_task(disturbed.mask(masker))
+        await waiting.come()
+        await until(lambda: disturbed.progress.tiles_done >= TILES // 2)
         with Stopped(hanging):
+            waiting.end()
             fault.injected()
             with pytest.raises(ServerError) as caught:
-                await disturbed.mask(masker)
+                await masking
             fault.refused(caught.value, disturbed.output, "tile at row", scene.name, hanging.address, "tried")
             # Which of the limits comes first depends on what the connection has room for: a request's, TCP's, or gRPC's.
             limits = (f"within {seconds:g} s", "does not answer within", "ping timeout", "timed out")

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import re
 import shutil
+import signal
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tritonclient.grpc.aio import InferenceServerClient
 
+from kappamask_stream.contract import ModelContract
 from kappamask_stream.errors import ServerError
 from tests.faults.faulty_triton import FaultyModel, Waiting
-from tests.faults.triton_masks import Disturbed, scene, undisturbed
+from tests.faults.triton_masks import TILES, Disturbed, scene, undisturbed
 from tests.faults.triton_relay import TritonRelay, relayed
-from tests.integration.conftest import null_repository, private_triton
+from tests.integration.conftest import build, null_repository, private_triton
 from tests.integration.fault_proxy import FaultProxy
+from tests.integration.local_state import is_alive
 from tests.stream.polling import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from kappamask_stream import Masker
@@ -32,6 +40,8 @@ pytestmark = pytest.mark.integration
 
 __all__ = ["null_repository", "private_triton", "scene", "undisturbed"]
 
+#: Tiles are answered one by one, so that a product has a middle.
+ONE_BY_ONE = (("max_batch_size: 8", "max_batch_size: 1"),)
 #: Header of private servers for what changes them.
 _KEY = "triton-grpc-protocol-kappamask-key"
 
@@ -52,18 +62,29 @@ class Deployed:
         shutil.copytree(self._folder / "1", self._folder / "2")
         await self.load()
 
-    async def first_version(self) -> None:
-        """Take version 2 away."""
-        shutil.rmtree(self._folder / "2")
-        await self.load()
-
-    async def other_weights(self) -> None:
-        """Put another network in the place of the first."""
+    async def other_contract(self, change: Callable[[ModelContract], ModelContract]) -> None:
+        """Put a network in the place of the first whose contract says another thing."""
         config = self._folder / "config.pbtxt"
         text = config.read_text()
-        before = text.partition(r"\"weights_sha256\":\"")[2][:64]
-        config.write_text(text.replace(before, "cd" * 32))
+        (written,) = re.findall(r'key: "contract" value: { string_value: ("(?:[^"\\]|\\.)*")', text)
+        contract = change(ModelContract.from_json(json.loads(written)))
+        config.write_text(text.replace(written, json.dumps(contract.to_json())))
         await self.load()
+
+    async def other_network(self, model: Path) -> None:
+        """Put a model of another name in the place of the first, under its name."""
+        for folder in self._folder.glob("[0-9]*"):
+            shutil.rmtree(folder)
+        shutil.copytree(model / "1", self._folder / "1")
+        text = (model / "config.pbtxt").read_text()
+        (self._folder / "config.pbtxt").write_text(text.replace(model.name, self._folder.name))
+        await self.load()
+
+
+@pytest.fixture(scope="module")
+def other_tiles(server_env: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The null model with KappaMask's tiles: 512 pixels, of bands of three resolutions."""
+    return build(server_env, "null_kappamask_l2a", tmp_path_factory.mktemp("other-tiles"))
 
 
 @pytest.fixture
@@ -104,14 +125,92 @@ async def test_another_version_under_the_same_contract(
     fault.identical(await disturbed.mask(), undisturbed)
 
 
-@pytest.mark.fault("Triton", "replaced by another network in the middle")
+def other_classes(contract: ModelContract) -> ModelContract:
+    """The same values, of which two mean what the other one did: clear and cloud."""
+    by_value = {one.value: one for one in contract.classes}
+    values = [{1: 4, 4: 1}.get(one.value, one.value) for one in contract.classes]
+    classes = (replace(by_value[other], value=one.value) for one, other in zip(contract.classes, values, strict=True))
+    return replace(contract, classes=tuple(classes))
+
+
+#: What another network's contract says; by what is named then.
+OTHERS: dict[str, Callable[[ModelContract], ModelContract]] = {
+    "weights_sha256": lambda contract: replace(contract, weights_sha256="cd" * 32),
+    "classes": other_classes,
+    "divisors": lambda contract: replace(contract, divisors=tuple(2 * one for one in contract.divisors)),
+}
+
+
+@pytest.mark.fault("Triton", "replaced by another network in the middle: weights, classes, divisors")
 async def test_another_network_under_the_same_name(deployed: Deployed, disturbed: Disturbed, fault: Fault) -> None:
-    said = await replaced(deployed, disturbed, deployed.other_weights)
+    for what, change in OTHERS.items():
+        said = await replaced(deployed, disturbed, partial(deployed.other_contract, change))
+        fault.injected()
+        fault.refused(said, disturbed.output, "serves another null_l2a than before", what)
+
+
+@pytest.mark.fault("Triton", "replaced by a network of other tiles and bands in the middle")
+async def test_a_network_of_other_tiles_under_the_same_name(
+    deployed: Deployed, disturbed: Disturbed, fault: Fault, other_tiles: Path
+) -> None:
+    said = await replaced(deployed, disturbed, partial(deployed.other_network, other_tiles))
     fault.injected()
-    fault.refused(said, disturbed.output, "serves another null_l2a than before", "weights_sha256", "cd" * 32)
+    fault.refused(said, disturbed.output, "serves another null_l2a than before", "tile_size", "256", "512")
 
 
 # One of several
+
+
+@dataclass
+class Real:
+    """One of several Tritons, each with a repository of its own."""
+
+    server: PrivateTriton
+    model: FaultyModel
+
+    @property
+    def tiles(self) -> int:
+        """How many it has answered."""
+        return self.server.answered("null_l2a")
+
+
+@pytest.fixture
+async def tritons(null_repository: Path, private_triton: Start, tmp_path: Path) -> list[Real]:
+    made = []
+    for number in range(3):
+        model = FaultyModel(tmp_path / f"repository-{number}", null_repository, *ONE_BY_ONE)
+        made.append(Real(await asyncio.to_thread(private_triton, model.repository, ["null_l2a"]), model))
+    return made
+
+
+@pytest.mark.fault("Triton", "one of three Tritons killed in the middle")
+async def test_one_of_three_that_is_killed_is_not_missed(
+    tritons: list[Real], scene: Scene, tmp_path: Path, undisturbed: Path, fault: Fault
+) -> None:
+    """All three have tiles that they work on; the killed one's are answered by the others."""
+    disturbed = Disturbed(scene, "grpc://" + ",".join(one.server.address for one in tritons), tmp_path / "out")
+    async with disturbed.masker() as masker:
+        begun = [one.tiles for one in tritons]
+        while any(one.tiles < tiles + 1 for one, tiles in zip(tritons, begun, strict=True)):
+            await disturbed.mask(masker)  # connections come about one after the other
+        waiting = [Waiting(one.model, after=fault.amount(0, 2)) for one in tritons]
+        masking = asyncio.create_task(disturbed.mask(masker))
+        for one in waiting:
+            await one.come()
+        await until(lambda: disturbed.progress.tiles_done >= fault.amount(0, 6))
+        killed, *others = tritons
+        os.kill(killed.server.pid, signal.SIGKILL)
+        await until(lambda: not is_alive(killed.server.pid))
+        fault.injected()
+        assert disturbed.progress.tiles_done < TILES
+        assert not masking.done()
+        before = [one.tiles for one in others]
+        for one in waiting:
+            one.end()
+        fault.identical(await masking, undisturbed)
+        assert disturbed.causes == {"ServerUnavailableError"}, "tiles that it had were lost with it"
+        assert all(one.tiles > tiles for one, tiles in zip(others, before, strict=True))
+        fault.identical(await disturbed.mask(masker), undisturbed)
 
 
 class Replica:
@@ -161,20 +260,6 @@ async def one_dies(masker: Masker, disturbed: Disturbed, replicas: list[Replica]
     await until(lambda: all(replica.proxy.held.is_set() for replica in replicas))
     replicas[0].die()
     return masking
-
-
-@pytest.mark.fault("Triton", "one of three replicas dies")
-async def test_one_of_three_that_dies_is_not_missed(
-    replicas: list[Replica], scene: Scene, tmp_path: Path, undisturbed: Path, fault: Fault
-) -> None:
-    disturbed = at(replicas, scene, tmp_path / "out")
-    async with disturbed.masker() as masker:
-        await both_work(masker, disturbed, replicas)
-        masking = await one_dies(masker, disturbed, replicas)
-        fault.injected()
-        for replica in replicas[1:]:
-            replica.proxy.let_go()
-        fault.identical(await masking, undisturbed)
 
 
 @pytest.mark.fault("Triton", "one of three replicas dies and comes back with another network")

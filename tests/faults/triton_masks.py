@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -14,6 +14,7 @@ from kappamask_stream.inference import served, triton
 from kappamask_stream.result import ProductProgress
 from kappamask_stream.settings import Settings
 from tests.fault_table import Fault
+from tests.faults.plant import SIZE
 from tests.stream.scene import Scene, _scene
 
 if TYPE_CHECKING:
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
 #: Seconds for what a test waits for; it decides nothing but when a hang becomes a failure.
 PATIENCE_S = 240.0
-#: Tiles of the product: 300 or 615 pixels of 20 m, one every 204. Fewer are sent: at a swath's edge some are empty.
+#: Tiles of the product: 300 or 660 pixels of 20 m, one every 204. Fewer are sent: at a swath's edge some are empty.
 TILES = Fault.amount(4, 16)
 
 
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     """A product of `TILES` tiles."""
-    return _scene(tmp_path_factory, "L2A", Fault.amount(600, 1230))
+    return _scene(tmp_path_factory, "L2A", Fault.amount(600, SIZE))
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Disturbed:
 
     Attributes
     ----------
+    mosaic : ``blend`` is made of the answers' PROBABILITIES, ``crop`` of their LABELS.
     retries : class names and words of the failures that were followed by another try.
     progress : of the product in work.
     """
@@ -46,6 +48,7 @@ class Disturbed:
     endpoint: str
     folder: Path
     options: dict[str, Any] = field(default_factory=dict)
+    mosaic: Literal["crop", "blend"] = "crop"
     retries: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -66,7 +69,7 @@ class Disturbed:
         self.output = self.folder / str(self._runs)
         self.progress = ProductProgress(product=self.scene.name, on_retry=lambda *said: self.retries.append(said))
         async with asyncio.timeout(PATIENCE_S):
-            result = await masker.mask(self.scene.path, output=self.output, progress=self.progress)
+            result = await masker.mask(self.scene.path, output=self.output, progress=self.progress, mosaic=self.mosaic)
         return mask_of(result)
 
     def masker(self) -> Masker:

@@ -11,8 +11,6 @@ from tests.fuzz.told import require_telling
 
 _POLYGON = '{"type":"Polygon","coordinates":[[[-9,52],[-8,52],[-8,53],[-9,53],[-9,52]]]}'
 _RING = "((-9 52,-8 52,-8 53,-9 53,-9 52))"
-#: Larger ones cost what their vertices cost.
-_LONGEST = 4096
 
 
 def seeds() -> list[bytes]:
@@ -37,6 +35,25 @@ def seeds() -> list[bytes]:
     return [text.encode() for text in texts]
 
 
+def large() -> dict[str, bytes]:
+    """Return areas that cost much for their length - one that crosses itself, the square - and megabytes that are none."""
+    saw = ",".join(f"{-9 + number / 500} {52 + number % 2}" for number in range(500))
+    crossed = ",".join(
+        f"{-9 + number * 7919 % 5000 / 5000} {52 + number * 104729 % 4999 / 5000}" for number in range(100)
+    )
+    small = ",".join(f"(({x} 52,{x + 0.4} 52,{x} 53,{x} 52))" for x in range(-180, 179))
+    return {
+        "a saw": f"POLYGON(({saw},-8 51,-9 52))".encode(),
+        "crossings": f"POLYGON(({crossed},-9 52))".encode(),
+        "parts": f"MULTIPOLYGON({small})".encode(),
+        "digits": b"-9,52,-8," + b"5" * 1_000_000,
+        "spaces": b" " * 1_000_000 + b"-9,52,-8,53",
+        "brackets": b"POLYGON" + b"(" * 1_000_000,
+        "lists in lists": b"{" + b'"a":[' * 200_000,
+        "a system": b"SRID=" + b"9" * 1_000_000 + b";POLYGON EMPTY",
+    }
+
+
 def dictionary() -> list[bytes]:
     """Return words of the forms."""
     return [
@@ -53,7 +70,7 @@ def dictionary() -> list[bytes]:
 
 def one_input(data: bytes) -> None:
     """Read an area, whatever it is; what names a file is not looked for."""
-    text = data[:_LONGEST].decode(errors="replace")
+    text = data.decode(errors="replace")
     if "/" in text[:1]:
         return
     try:

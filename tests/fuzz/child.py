@@ -25,6 +25,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.fuzz.growth import grown
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -37,6 +39,10 @@ _CEILING_BYTES = 4 << 30
 _TOLD_EVERY_S = 0.25
 #: Share of inputs that a target with rules of its own mutates.
 _OWN_MUTATIONS = 0.5
+#: Share of inputs that grow where long ones are read: they cost what hundreds of short ones do.
+_GROWN = 0.02
+#: Bytes of an input where a target does not say `LONGEST`.
+_LONGEST = 4096
 _SIZES = re.compile(rb"VmPeak:\s+(\d+) kB\nVmSize:\s+(\d+) kB")
 
 
@@ -89,6 +95,10 @@ class Watch:
         self._seen: set[str] = set()
         self._next_told = self._worst_s = 0.0
         self._most_bytes = 0
+
+    def start_afresh(self) -> None:
+        """Look at the address space as it is when the next input comes: somebody else takes of it now."""
+        self._space = None
 
     def __call__(self, data: bytes) -> None:
         """Run one input."""
@@ -149,19 +159,33 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (AddressSpace().rest + _CEILING_BYTES, resource.RLIM_INFINITY))
     words = target.dictionary() if hasattr(target, "dictionary") else []
     (folder / "words.dict").write_text("".join(f'"{_escaped(word)}"\n' for word in words if word))
-    flags = [*sys.argv[5:], f"-dict={folder / 'words.dict'}"] if words else sys.argv[5:]
-    more = {"custom_mutator": _mutator(target.mutate)} if hasattr(target, "mutate") else {}
+    longest = getattr(target, "LONGEST", _LONGEST)
+    # Any length at once: how long inputs are is decided here, by few that grow.
+    flags = [*sys.argv[5:], f"-max_len={longest}", "-len_control=0"]
+    flags += [f"-dict={folder / 'words.dict'}"] if words else []
+    for data in target.large().values() if hasattr(target, "large") else ():
+        watch(data)
+    watch.start_afresh()
+    mutate, grows, more = getattr(target, "mutate", None), longest > _LONGEST, {}
+    if grows or mutate is not None:
+        more["custom_mutator"] = _mutator(mutate, grows=grows)
     atheris.Setup([sys.argv[0], *flags, str(folder / "corpus"), str(folder / "seeds")], watch, **more)
     atheris.Fuzz()
 
 
-def _mutator(mutate: Callable[[bytes, random.Random], bytes]) -> Callable[[bytes, int, int], bytes]:
-    """Mutate by the target's own rules and by libFuzzer's, in turn."""
+def _mutator(
+    mutate: Callable[[bytes, random.Random], bytes] | None, *, grows: bool
+) -> Callable[[bytes, int, int], bytes]:
+    """Mutate by the target's own rules, if it has some, and by libFuzzer's, in turn; now and then let an input grow."""
     import atheris
 
     def mutator(data: bytes, most: int, seed: int) -> bytes:
         rng = random.Random(seed)
-        made = mutate(data, rng) if rng.random() < _OWN_MUTATIONS else data
+        which = rng.random()
+        if grows and which < _GROWN:
+            made = grown(data, rng, most)
+        else:
+            made = mutate(data, rng) if mutate is not None and which < _OWN_MUTATIONS else data
         if made == data or len(made) > most:
             made = atheris.Mutate(data, len(data))[:most] if len(data) >= most else atheris.Mutate(data, most)
         return made

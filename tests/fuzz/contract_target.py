@@ -32,6 +32,9 @@ _CONTRACT = {
     "schema_version": [1, 2],
 }  # fmt: skip
 
+#: A contract takes a megabyte.
+LONGEST = 1 << 16
+
 
 def seeds() -> list[bytes]:
     """Return a sound contract, and one with each field replaced by what may break a reader."""
@@ -42,6 +45,25 @@ def seeds() -> list[bytes]:
     texts = [json.dumps(document) for document in found]
     texts += [texts[0].replace('"margin": 26', f'"margin": {value}') for value in ("1e400", "NaN", "9" * 5000)]
     return [text.encode() for text in texts]
+
+
+def large() -> dict[str, bytes]:
+    """Return contracts near the limit of 1 MB."""
+    group = _CONTRACT["inputs"][0]  # type: ignore[index]
+    channels = [f"B{number:03}" for number in range(128)]
+    found = {
+        "128 bands": {**_CONTRACT, "inputs": [{**group, "bands": channels}], "channels": channels, "divisors": [1.0] * 128},
+        "groups": {**_CONTRACT, "inputs": [group] * 10_000},
+        "divisors": {**_CONTRACT, "divisors": [0.5] * 150_000},
+        "classes": {
+            **_CONTRACT, "classes": [{"value": v % 256, "name": f"C{v}", "colour": [1, 2, 3]} for v in range(15_000)],
+        },
+        "members": {**_CONTRACT, **{f"a{number}": 1 for number in range(60_000)}},
+        "a known answer": {**_CONTRACT, "canary": {"recipe": 1, "labels": "A" * (1 << 18)}},
+        "a name": {**_CONTRACT, "name": "a" * 1_000_000},
+    }  # fmt: skip
+    texts = {what: json.dumps(document).encode() for what, document in found.items()}
+    return texts | {"lists in lists": b"[" * 1_000_000, "a number": b'{"margin": ' + b"9" * 1_000_000 + b"}"}
 
 
 def dictionary() -> list[bytes]:

@@ -14,6 +14,8 @@ from tests.unit.safe_product import SafeProduct
 _PRODUCT = SafeProduct()
 _TEMPLATE, _NAME = _PRODUCT.tile_xml().encode(), parse_product_name(_PRODUCT.name)
 _METADATA = product_metadata(_PRODUCT.product_xml().encode(), "MTD")
+#: Real files have 600 KB, nearly all of it angles that are not read.
+LONGEST = 1 << 17
 _VALUES = (
     b"EPSG:32760",
     b"EPSG:32661",
@@ -32,6 +34,27 @@ _VALUES = (
 def seeds() -> list[bytes]:
     """Return a whole file and edits of it."""
     return [_TEMPLATE, b"<a/>", *(edits((number, text)) for number in range(4, 40) for text in _VALUES)]
+
+
+def large() -> dict[str, bytes]:
+    """Return files near the limits of 8 MB, 50,000 elements and as many attributes."""
+    size = b'<Size resolution="10"><NROWS>120</NROWS><NCOLS>240</NCOLS></Size>'
+    place = (
+        b'<Geoposition resolution="20"><ULX>499980</ULX><ULY>5900040</ULY><XDIM>20</XDIM><YDIM>-20</YDIM></Geoposition>'
+    )
+    row = b"<VALUES>" + b" ".join([b"57.8123"] * 23) + b"</VALUES>"
+    grids = b'<Viewing_Incidence_Angles_Grids bandId="1" detectorId="2"><Zenith>%s</Zenith></Viewing_Incidence_Angles_Grids>'
+    angles, end = grids % (row * 23), b"</Tile_Angles>"
+    assert size in _TEMPLATE
+    assert place in _TEMPLATE
+    return {
+        "sizes": _TEMPLATE.replace(size, size * 16_600),
+        "places": _TEMPLATE.replace(place, place * 9_900),
+        "angles of 13 bands and 12 detectors": _TEMPLATE.replace(end, angles * 156 + end),
+        "angles of 8 MB": _TEMPLATE.replace(end, angles * 1700 + end),
+        "elements in each other": _TEMPLATE.replace(size, (b"<a>" * 50 + b"</a>" * 50) * 990 + size),
+        "a number of 8 MB": _TEMPLATE.replace(b">499980<", b">" + b"4" * 8_380_000 + b"<", 1),
+    }
 
 
 def dictionary() -> list[bytes]:

@@ -7,11 +7,13 @@ import numpy as np
 
 from kappamask_stream.errors import CodestreamError
 from kappamask_stream.jp2.decode import ImagecodecsDecoder
-from tests.fuzz.jp2_files import files
+from tests.fuzz.jp2_files import LONGEST, files, large_files
 from tests.fuzz.jp2_index_target import indexed
 
 _MOST_PIXELS = 2**14
 _DECODER = ImagecodecsDecoder()
+
+__all__ = ["LONGEST", "large", "one_input", "seeds"]
 
 
 def seeds() -> list[bytes]:
@@ -24,6 +26,11 @@ def seeds() -> list[bytes]:
         for form, reversible, level, resolutions in (("j2k", True, 0, 3), ("jp2", False, 60, 2), ("j2k", True, 0, 1))
     ]
     return [*files(), *map(bytes, written)]
+
+
+def large() -> dict[str, bytes]:
+    """Return files near the limits."""
+    return large_files()
 
 
 def one_input(data: bytes) -> None:

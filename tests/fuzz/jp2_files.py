@@ -81,6 +81,32 @@ PLT = segment(0xFF58, b"\0\1\1")
 _COD = segment(0xFF52, bytes([0, 0, 0, 1, 0, 1, 2, 2, 0, 1]))
 
 
+#: Bytes of an input, for the targets of JPEG 2000: real files have 100 MB, what is indexed of them 100 KB.
+LONGEST = 1 << 15
+
+
+def large_files() -> dict[str, bytes]:
+    """Return files near the limits: tiles, tile-parts, segments, boxes."""
+    plain = Written()
+    comment = segment(0xFF64, b"\0\1x")
+    listed = segment(0xFF58, b"\0" + b"\1" * 60_000)
+    boxed = plain.boxed()
+    box = struct.pack(">I4s", 8, b"free")
+    return {
+        "tiles": replace(plain, across=181, down=181).raw(),
+        "tiles that are listed": replace(plain, across=100, down=100, has_tlm=True).raw(),
+        "tile-parts": replace(plain, across=16, down=16, packets=bytes(250), parts=250).raw(),
+        "segments": replace(plain, main=comment * 2040).raw(),
+        "segments of a tile": replace(plain, tile=comment * 2040).raw(),
+        "more segments": replace(plain, main=comment * 60_000).raw(),
+        "lengths of packets": replace(plain, tile=listed * 4, packets=bytes(240_000)).raw(),
+        "boxes": SIGNATURE + box * 990 + boxed[len(SIGNATURE) :],
+        "more boxes": SIGNATURE + box * 100_000 + boxed[len(SIGNATURE) :],
+        "a main header of a megabyte": replace(plain, main=segment(0xFF64, bytes(65_000)) * 16).raw(),
+        "precincts": replace(plain, style=1, tile=segment(0xFF58, b"\0" + b"\1" * 4000), packets=bytes(4000)).raw(),
+    }
+
+
 def files() -> list[bytes]:
     """Return files of every layout that the parsers tell apart, and some that they refuse."""
     plain = Written()
@@ -107,5 +133,7 @@ def files() -> list[bytes]:
         open_end[: last + 6] + bytes(4) + open_end[last + 10 :],
         plain.raw()[:-2],
         plain.boxed()[:60],
+        replace(plain, across=12, down=12).raw(),
+        replace(plain, packets=bytes(60), parts=30).raw(),
         replace(plain, across=9, down=9).raw().replace(plain.siz[:10], b"\0\0\1\0\0\0\1\0\0\0"),
     ]

@@ -5,14 +5,21 @@ from __future__ import annotations
 from kappamask_stream.errors import CodestreamError
 from kappamask_stream.jp2.codestream import CodestreamIndex, index_steps
 from tests.fuzz.in_memory import indexed_in
-from tests.fuzz.jp2_files import files
+from tests.fuzz.jp2_files import LONGEST, files, large_files
 
 _NAME = "fuzzed.jp2"
+
+__all__ = ["LONGEST", "large", "one_input", "seeds"]
 
 
 def seeds() -> list[bytes]:
     """Return files of every layout."""
     return files()
+
+
+def large() -> dict[str, bytes]:
+    """Return files near the limits."""
+    return large_files()
 
 
 def one_input(data: bytes) -> None:

@@ -9,7 +9,7 @@ from kappamask_stream.errors import CodestreamError
 from kappamask_stream.jp2.origin import framed, moved
 from kappamask_stream.jp2.reduced import half, reduced_codestream
 from kappamask_stream.jp2.standalone import standalone_codestream
-from tests.fuzz.jp2_files import files
+from tests.fuzz.jp2_files import LONGEST, files, large_files
 from tests.fuzz.jp2_index_target import indexed
 
 if TYPE_CHECKING:
@@ -18,10 +18,17 @@ if TYPE_CHECKING:
 #: Tiles before one that is put into a frame: each of them is written, too.
 _MOST_IN_FRAME = 16
 
+__all__ = ["LONGEST", "large", "one_input", "seeds"]
+
 
 def seeds() -> list[bytes]:
     """Return files of every layout."""
     return files()
+
+
+def large() -> dict[str, bytes]:
+    """Return files near the limits."""
+    return large_files()
 
 
 def one_input(data: bytes) -> None:

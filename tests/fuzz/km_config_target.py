@@ -19,11 +19,28 @@ _CONFIG = {
     "model_weights_source": "http://example.com/weights",
 }  # fmt: skip
 
+#: Its texts may have a megabyte.
+LONGEST = 1 << 16
+
 
 def seeds() -> list[bytes]:
     """Return a configuration, and one with each value replaced by what may break a reader."""
     found = [{**_CONFIG, name: value} for name in _CONFIG for value in (None, True, 10**400, [], "../x", "a\nb")]
     return [json.dumps(document).encode() for document in (_CONFIG, {}, *found)]
+
+
+def large() -> dict[str, bytes]:
+    """Return configurations of a megabyte."""
+    ring = ",".join(f"{number / 1e4} {number % 7}" for number in range(80_000))
+    found = {
+        "a polygon": {**_CONFIG, "aoi_geometry": f"POLYGON(({ring},0 0))"},
+        "keys": {**_CONFIG, **{f"a{number}": 1 for number in range(80_000)}},
+        "a name": {**_CONFIG, "product_name": "S2A_" * 250_000},
+        "a folder": {**_CONFIG, "folder_name": "../" * 330_000},
+        "a list": {**_CONFIG, "tile_size": [1] * 300_000},
+    }
+    texts = {what: json.dumps(document).encode() for what, document in found.items()}
+    return texts | {"lists in lists": b"[" * 1_000_000, "a number": b'{"tile_size": ' + b"9" * 1_000_000 + b"}"}
 
 
 def dictionary() -> list[bytes]:

@@ -17,12 +17,32 @@ _FILES = {
     "INSPIRE.xml": b"",
 }
 _TEMPLATES = {name: manifest_xml(_FILES, name).encode() for name in ("MD5", "SHA3-256")}
+#: Real files have up to 80 KB.
+LONGEST = 1 << 17
 _VALUES = (b"../../etc/passwd", b"/x", b"9" * 5000, b"-1", b"", b"CRC32", b"md-5", b"0" * 32, b"a\nb", b"\xd9\xa1")
 
 
 def seeds() -> list[bytes]:
     """Return whole files and edits of one."""
     return [*_TEMPLATES.values(), *(edits((number, text)) for number in range(2, 14) for text in _VALUES)]
+
+
+def large() -> dict[str, bytes]:
+    """Return files near the limits of 8 MB and 50,000 attributes: as many files, in one another, and one again and again."""
+    one = manifest_xml({"a/IMG_DATA/T29UNU_20221005T115411_B02_10m.jp2": b"b"}, "MD5").encode()
+    entry = one[one.index(b"<dataObject>") : one.index(b"</dataObjectSection>")]
+    stream = entry.removeprefix(b"<dataObject>").removesuffix(b"</dataObject>")
+    many = b"".join(entry.replace(b"T29", b"%06d" % number, 1) for number in range(8_000))
+    inside = stream.removesuffix(b"</byteStream>") * 60 + b"</byteStream>" * 60
+    return {
+        "files": one.replace(entry, many),
+        "the same file": one.replace(entry, entry * 8_000),
+        "in one another": one.replace(entry, inside * 130),
+        "a path of 8 MB": one.replace(b"./a/", b"./" + b"a/" * 4_100_000),
+        "long paths": one.replace(entry, b"".join(
+            entry.replace(b"./a/", b"./" + b"x/" * 4000 + b"%d/" % number) for number in range(1000)
+        )),
+    }  # fmt: skip
 
 
 def dictionary() -> list[bytes]:

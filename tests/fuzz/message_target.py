@@ -21,6 +21,9 @@ _NAME = re.compile(
 )
 _SQUARE = {"type": "Polygon", "coordinates": [feed.square(-9.0, 52.5)]}
 
+#: A queue takes a megabyte.
+LONGEST = 1 << 16
+
 
 def seeds() -> list[bytes]:
     """Return a message of each form, bare and in envelopes, and some that are nothing."""
@@ -49,6 +52,35 @@ def seeds() -> list[bytes]:
         feed.L2A.replace("S", "\u017f"),
     ]
     return [text.encode() for text in (*texts, *envelopes, *lambdas, *plain, *broken)]
+
+
+def large() -> dict[str, bytes]:
+    """Return messages near the limit of 1 MB."""
+    records = [feed.s3_record(f"a/{feed.L2A}.SAFE/manifest.safe")] * 100
+    longest = 1_000_000 // len(json.dumps(records[0]))
+    zigzag = [[-9 + number / 1e5, 52 + number % 2] for number in range(40_000)]
+    item = {**earth_search(), "assets": {}}
+    text = json.dumps(feed.own())
+    for _ in range(12):  # each doubles the backslashes of the one before
+        text = json.dumps({"Type": "Notification", "MessageId": "1", "TopicArn": "arn:aws:sns:a:1:t", "Message": text})
+    found = {
+        "records": feed.s3_event(*records * (longest // 100)),
+        "a footprint": feed.own(footprint={"type": "Polygon", "coordinates": [zigzag]}),
+        "footprints": feed.own(footprint={"type": "MultiPolygon", "coordinates": [[feed.square(-9.0, 52.5)]] * 10_000}),
+        "links": {**item, "links": [{"rel": "self", "href": "https://x.example/a.json"}] * 18_000},
+        "a location": feed.own(location="s3://archive/" + "%2F../" * 160_000 + feed.L2A),
+        "members": {**feed.own(), **{f"a{number}": 1 for number in range(70_000)}},
+        "tiles": {**feed.topic(), "tiles": [{"path": f"tiles/29/U/NU/2022/10/5/{number}"} for number in range(20_000)]},
+    }
+    texts = {what: json.dumps(document).encode() for what, document in found.items()}
+    return texts | {
+        "envelopes": text.encode()[: 1 << 20],
+        "lists in lists": b"[" * 1_000_000,
+        "names": b",".join([feed.L2A.encode()] * 16_000),
+        "a name": feed.L2A.encode() * 16_000,
+        "a URL": b"https://x.example/" + b"../" * 300_000 + feed.L2A.encode(),
+        "no UTF-8": b"\xff" * 1_000_000,
+    }
 
 
 def dictionary() -> list[bytes]:

@@ -32,6 +32,19 @@ def seeds() -> list[bytes]:
     return [text.encode() for text in (_NAME, f" {_NAME}.safe\n", *paths, "../x", "a\\b", "./a//b", "T29UNU", *alike)]
 
 
+def large() -> dict[str, bytes]:
+    """Return texts of a megabyte that are nearly names."""
+    return {
+        "names": _NAME.encode() * 16_000,
+        "folders": b"a/" * 500_000,
+        "upwards": b"../" * 330_000,
+        "digits": b"S2A_MSIL2A_" + b"2" * 1_000_000,
+        "underscores": b"T29UNU" + b"_" * 1_000_000 + b"B02.jp2",
+        "spaces": b" " * 1_000_000 + _NAME.encode(),
+        "case": "\u0130".encode() * 400_000,
+    }
+
+
 def one_input(data: bytes) -> None:
     """Read a name, whatever it is."""
     text = data.decode(errors="surrogateescape")

@@ -12,6 +12,8 @@ from tests.fuzz.xml_edits import edited, edits
 from tests.unit.safe_product import SafeProduct
 
 _TEMPLATES = {level: SafeProduct(level=level).product_xml().encode() for level in ("L1C", "L2A")}
+#: Real files have up to 60 KB.
+LONGEST = 1 << 17
 _NUMBERS = (b"0", b"-1", b"1e400", b"nan", b"\xd9\xa1\xd9\xa0", b"1_0", b"9" * 100, b"", b"<a/>1", b"5.11 ", b"99.99")
 
 
@@ -23,6 +25,26 @@ def seeds() -> list[bytes]:
         b'<!DOCTYPE l [<!ENTITY a "b">]><l>&a;</l>',
     ]
     return [*files, *(edits((number * 7 % 40, text)) for number, text in enumerate(_NUMBERS))]
+
+
+def large() -> dict[str, bytes]:
+    """Return files near the limits of 8 MB, 50,000 elements and as many attributes."""
+    template = _TEMPLATES["L2A"]
+    offset = b'<BOA_ADD_OFFSET band_id="3">-1000</BOA_ADD_OFFSET>'
+    image = b"<IMAGE_FILE>GRANULE/L2A_T29UNU_A038058_20221005T115407/IMG_DATA/R10m/%06d_B02_10m</IMAGE_FILE>"
+    uri = template[template.index(b"<PRODUCT_URI>") : template.index(b"</PRODUCT_URI>")]
+    fitting = 8_380_000 - len(template)
+    return {
+        "offsets": template.replace(offset, offset * 49_900),
+        "more offsets than are read": template.replace(offset, offset * (fitting // len(offset))),
+        "other elements": template.replace(offset, offset + b'<a b="1"/>' * 49_900),
+        "image files": template.replace(
+            b"</Granule>", b"".join(image % number for number in range(49_900)) + b"</Granule>"
+        ),
+        "a name of 8 MB": template.replace(uri, b"<PRODUCT_URI>" + b"S2A_" * (fitting // 4)),
+        "a number of 8 MB": template.replace(b">10000<", b">" + b"9" * fitting + b"<"),
+        "spaces": template.replace(b">10000<", b">" + b" " * fitting + b"<"),
+    }
 
 
 def dictionary() -> list[bytes]:

@@ -1,7 +1,9 @@
 """Fuzz the parsers that see outside bytes: ``python -m tests.fuzz.run --runs N --seconds S --jobs J [NAME ...]``.
 
-Each ``NAME_target.py`` beside this file has ``seeds()``, ``one_input(data)`` and, where it helps, ``dictionary()`` (words) and
-``mutate(data, rng)`` (another input, by rules of its own). It
+Each ``NAME_target.py`` beside this file has ``seeds()``, ``one_input(data)`` and, where it helps, ``dictionary()`` (words),
+``mutate(data, rng)`` (another input, by rules of its own), ``LONGEST`` (bytes of an input, 4096 without it; where more are
+allowed, a few inputs grow) and ``large()`` (inputs by name that are near the parser's limits and beyond `LONGEST`: each
+child runs them once, and the regression test does, under the same limits of time and memory). It
 is fuzzed in processes of its own (`child`), some targets side by side. Corpora stay in bench-output/fuzz/NAME, so that
 runs accumulate; inputs that are findings go to tests/fuzz/findings/NAME, where test_fuzz_regressions.py runs them.
 Exit 1 with findings.

@@ -22,12 +22,33 @@ _ITEM = {
 }  # fmt: skip
 _EMPTY = collection([])
 
+#: A Collection of ours has 100 bytes for each Item.
+LONGEST = 1 << 16
+
 
 def seeds() -> list[bytes]:
     """Return an Item, Collections with and without it, and some that are none."""
     entry = item_entry("item", "a/b.json", json.dumps(_ITEM).encode())
     documents = [_ITEM, _EMPTY, collection([], [entry]), {}, [], {**_ITEM, "bbox": [10**400] * 4}]
     return [*(json.dumps(document).encode() for document in documents), b"[" * 100_000, b"9" * 5000]
+
+
+def large() -> dict[str, bytes]:
+    """Return a Collection of 10,000 Items, one whose links are of one Item, and Items of megabytes."""
+    entry = item_entry("item", "a/b.json", json.dumps(_ITEM).encode())
+    links = [{"rel": "item", "href": f"./{number}/a.json", "type": "application/geo+json"} for number in range(10_000)]
+    whole = collection([], [entry])
+    found = {
+        "items": {**whole, "links": [*whole["links"], *links]},
+        "one item": {**whole, "links": whole["links"] + links[:1] * 20_000},
+        "properties": {
+            **_ITEM,
+            "properties": {**_ITEM["properties"], **{f"a{number}": 1 for number in range(100_000)}},
+        },
+        "a box": {**_ITEM, "bbox": [0.5] * 500_000},
+    }
+    texts = {what: json.dumps(document).encode() for what, document in found.items()}
+    return texts | {"lists in lists": b"[" * 4_000_000, "a number": b'{"links": ' + b"9" * 4_000_000 + b"}"}
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:

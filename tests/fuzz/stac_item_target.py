@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _WHERE, _BASES = "the Item", ("https://stac.example/items/a.json", "s3://bucket/2022/a.json")
 _KEPT = ("blue", "B02", "B02_10m", "red", "product_metadata")
 
+#: An Item may have 4 MB; real ones have up to 60 KB.
+LONGEST = 1 << 16
+
 
 def seeds() -> list[bytes]:
     """Return an Item of each catalogue with a few of its assets, and some that lead astray."""
@@ -45,6 +48,24 @@ def seeds() -> list[bytes]:
         text.encode()
         for text in (*texts, '{"type": "Feature"}', "[" * 2000, "NaN", texts[0].replace("0.0001", "9" * 5000))
     ]
+
+
+def large() -> dict[str, bytes]:
+    """Return Items near the limit of 4 MB."""
+    item = earth_search()
+    asset = item["assets"]["blue"]
+    found = {
+        "500 assets": {**item, "assets": {f"a{number}": asset for number in range(500)}},
+        "assets": {**item, "assets": {f"a{number}": {"href": "x"} for number in range(120_000)}},
+        "bands": _with(item, lambda one: one["assets"]["blue"].update({"eo:bands": [{"name": "blue"}] * 200_000})),
+        "numbers": _with(item, lambda one: one["assets"]["blue"].update({"proj:shape": [1] * 1_000_000})),
+        "a link": _with(item, lambda one: one["assets"]["blue"].update(href="../" * 1_300_000 + "B02.tif")),
+        "links": {**item, "links": [{"rel": "self", "href": "https://x.example/a.json"}] * 75_000},
+        "properties": {**item, "properties": item["properties"] | {f"p{number}": 1 for number in range(280_000)}},
+        "a polygon": {**item, "geometry": {"type": "Polygon", "coordinates": [[[-9.5, 52.25]] * 250_000]}},
+    }
+    texts = {what: json.dumps(document).encode() for what, document in found.items()}
+    return texts | {"lists in lists": b"[" * 4_000_000, "a number": b'{"properties": ' + b"9" * 4_000_000 + b"}"}
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:

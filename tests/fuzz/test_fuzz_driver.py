@@ -65,3 +65,18 @@ def test_a_second_run_begins_with_the_corpus_of_the_first(tmp_path: Path) -> Non
     _fuzz(tmp_path, "raises", runs=5_000)
     _, _, said = _fuzz(tmp_path, "raises", runs=10)
     assert said["coverage_before"] == said["coverage"] > 3
+
+
+def test_what_fails_in_long_inputs_alone_is_found(tmp_path: Path) -> None:
+    status, _, said = _fuzz(tmp_path, "long", runs=50_000)
+    assert status == 1
+    (found,) = said["findings"]
+    assert found["said"].startswith("IndexError at long_target.py:")
+    assert 20_000 < Path(found["file"]).stat().st_size < 1 << 16
+
+
+def test_inputs_near_the_limits_are_run_too(tmp_path: Path) -> None:
+    status, _, said = _fuzz(tmp_path, "near", runs=1_000)
+    assert status == 1
+    (found,) = said["findings"]
+    assert found["said"].startswith("IndexError at near_target.py:")

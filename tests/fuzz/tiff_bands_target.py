@@ -10,6 +10,8 @@ from kappamask_stream.errors import ProductError
 from tests.fuzz.in_memory import indexed_in
 
 _NAME = "fuzzed.tif"
+#: Tables of blocks of real files have up to 256 KB.
+LONGEST = 1 << 16
 _MOST_PIXELS = 2**16
 _LETTERS = {1: "B", 2: "B", 3: "H", 4: "I", 12: "d", 16: "Q"}
 _Tags = dict[int, tuple[int, tuple[float, ...]]]
@@ -38,7 +40,29 @@ def seeds() -> list[bytes]:
         _tiff({256: (12, (float("nan"),))}, block),
         _tiff({258: (12, (float("inf"),))}, block),
     ]
+    pieces.append(_blocks(20))
     return [*pieces, b"II*\0", b"<html>"]
+
+
+def large() -> dict[str, bytes]:
+    """Return files near the limits of 2^15 blocks and 500 tags."""
+    return {
+        "blocks": _blocks(181),
+        "more blocks": _blocks(182),
+        "blocks, 8 bytes each": _blocks(181, big=True),
+        "tags": _tiff({1000 + number: (3, (0,)) for number in range(480)}, bytes(256)),
+        "tags of 4 KB": _tiff({1000 + number: (4, (0,) * 1000) for number in range(480)}, bytes(256)),
+        "a tag": _tiff({33550: (12, (10.0,) * 100_000)}, bytes(256)),
+    }
+
+
+def _blocks(side: int, *, big: bool = False) -> bytes:
+    """Write a TIFF of so many blocks in height and width."""
+    count, kind = side * side, 16 if big else 4
+    return _tiff(
+        {256: (4, (16 * side,)), 257: (4, (16 * side,)), 324: (kind, (_BLOCK,) * count), 325: (kind, (256,) * count)},
+        bytes(256), big=big,
+    )  # fmt: skip
 
 
 def one_input(data: bytes) -> None:

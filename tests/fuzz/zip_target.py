@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from kappamask_stream.sources.zip_directory import Member
 
 _LABEL = "X.zip"
+#: A product's directory has 40 KB.
+LONGEST = 1 << 16
 #: More is inflated as well, at 100 MB/s: not in each of a million inputs.
 _LARGEST = 4 * 1024 * 1024
 _FILES = {
@@ -49,7 +51,22 @@ def seeds() -> list[bytes]:
         {"method": 12},
         {"flags": 1},
     ]
+    forms.append(pack({f"X.SAFE/{number}.xml": b"<a/>" for number in range(200)}, method=STORED))
     return [*forms, *(patched(plain, name, **lie) for lie in lies), b"before it" + plain, plain[:-9], plain + plain]
+
+
+def large() -> dict[str, bytes]:
+    """Return archives near the limits of 20,000 members and 8 MB of directory, and one that inflates a thousandfold."""
+    many = pack({f"X.SAFE/{number:0290}.xml": b"" for number in range(19_990)}, method=STORED)
+    return {
+        "20,000 members": many,
+        "20,000 members without end": many[:-30],
+        "names of 60 KB": pack({f"X.SAFE/{number:060000}.xml": b"" for number in range(130)}, method=STORED),
+        "folders in each other": pack({"a/" * 30_000 + f"{number}.xml": b"" for number in range(130)}, method=STORED),
+        "4 MB of zeros": pack({f"X.SAFE/{number}.xml": bytes(_LARGEST) for number in range(5)}),
+        "ends": b"PK\5\6" * 300_000,
+        "signatures": b"PK\1\2" * 19_000 + many[-22:],
+    }
 
 
 def dictionary() -> list[bytes]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from kappamask_stream.canary import canary_tile, compare, known_labels
+from kappamask_stream.canary import canary_tile, compare, compare_likeliest, known_labels
+from kappamask_stream.inference.tensors import checked_answer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,14 +55,20 @@ def test_the_canary_is_answered_rightly(flavour: str, golden_models: GoldenModel
     known = known_labels(contract)
     assert known is not None
     answers: Answers = golden_models.run(
-        engine, name, {"canary": inputs_of(contract)}, ("LABELS",), results_dir / f"canary-{flavour}"
+        engine, name, {"canary": inputs_of(contract)}, ("LABELS", "PROBABILITIES"), results_dir / f"canary-{flavour}"
     )
-    found = compare(contract, answers("canary", "LABELS").reshape(known.shape), known)
+    labels = answers("canary", "LABELS").reshape(1, *known.shape)
+    chances = answers("canary", "PROBABILITIES").reshape(1, -1, *known.shape)
+    checked_answer({"LABELS": labels, "PROBABILITIES": chances}, contract, "an engine")
+    found = compare(contract, labels[0], known)
     print(
         f"{flavour}: {found.agreement:.5f} of the compared pixels, {found.worst:.4f} in the worst part; {found.needed}, "
         f"{found.worst_needed:.3f} needed; {(known != 255).mean():.3f} are compared"
     )
     assert found.is_right
+    by_chances = compare_likeliest(contract, chances[0], known)
+    assert by_chances is not None
+    assert by_chances.is_right, by_chances
 
 
 def test_mixed_up_bands_and_offsets_are_found_out(golden_models: GoldenModels, results_dir: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from kappamask_stream.contract import ModelContract
 from kappamask_stream.errors import ContractError
+from kappamask_stream.inference.model_infer import ANSWER_ROOM
 from kappamask_stream.inference.window import InFlightWindow
 from kappamask_stream.stac.model import model_item
 from kappamask_stream.stac.vocabulary import classes as stac_classes
@@ -228,7 +229,7 @@ def test_a_server_does_not_decide_how_much_memory_tiles_in_flight_take(csmask_co
     """The most that a contract may say is more than a client should hold; whoever names a number means it."""
     huge = replace(csmask_contract, max_batch=4096, instances=4)
     window = InFlightWindow.for_contract(huge)
-    assert window.maximum * huge.tile_bytes <= 4 << 30
+    assert window.maximum * (huge.tile_bytes + huge.answer_bytes + ANSWER_ROOM) <= 4 << 30
     assert window.maximum < 2 * huge.max_batch * huge.instances
     assert InFlightWindow.for_contract(huge, 20_000).maximum == 20_000
     assert (

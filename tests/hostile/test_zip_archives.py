@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import time
 import uuid
 import zipfile
 import zlib
@@ -23,6 +24,7 @@ from kappamask_stream.s3 import S3Client, S3Options
 from kappamask_stream.sources.archive import ZipSource
 from kappamask_stream.sources.blob import FileBlob
 from kappamask_stream.sources.s3 import S3Blob
+from kappamask_stream.sources.zip_directory import parse_directory
 from tests.unit.safe_product import SafeProduct
 from tests.unit.zip_files import STORED, MemoryBlob, pack, patched
 
@@ -292,6 +294,46 @@ def test_many_entries_take_little_memory(count: int, says: str | None) -> None:
     assert says is None or says in said[0]
     assert says is not None or "overlap" in said[0], "they all lie at byte 0"
     assert int(megabytes) < 64
+
+
+def _deep(count: int) -> bytes:
+    """Write members of one byte that lie as deep as a path's length lets them, no two in one folder."""
+    return archive_of(*((b"/".join([b"%06x" % number, *[b"d"] * 506, b"f"]), b"x", {}) for number in range(count)))
+
+
+def test_how_deep_members_lie_costs_nothing() -> None:
+    """Counted in calls, which no other process changes: 7,700 members of 508 levels were 8 million, 1.6 s."""
+    data, calls = _deep(200), 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        found = parse_directory("X.zip", len(data), 0, data)
+    finally:
+        sys.setprofile(None)
+    assert len(found) == 200
+    assert calls < 200 * 150, f"{calls / 200:.0f} calls a member"
+
+
+def test_the_largest_directory_of_the_deepest_members_takes_less_than_a_second() -> None:
+    data = _deep(7700)
+    begin = time.process_time()
+    assert len(parse_directory("X.zip", len(data), 0, data)) == 7700
+    assert time.process_time() - begin < 1
+
+
+@pytest.mark.parametrize("deep", [1, 3, 400])
+def test_a_file_is_no_folder_however_deep_what_it_holds_lies(deep: int) -> None:
+    inside = b"/".join([b"a", b"b", *[b"d"] * deep])
+    others = [(name, b"x", dict[str, int]()) for name in (b"a/b!", b"a/b-c/d", b"a.b", b"a/b0", b"a/bb/c")]
+    data = archive_of(*others, (inside, b"x", {}))
+    assert len(parse_directory("X.zip", len(data), 0, data)) == len(others) + 1
+    data = archive_of((inside, b"x", {}), *others, (b"a/b", b"x", {}))
+    with pytest.raises(ProductError, match=r"^X\.zip: a/b is a file and the folder of a/b/d"):
+        parse_directory("X.zip", len(data), 0, data)
 
 
 def test_a_bomb_within_what_is_allowed_takes_no_more_memory_than_its_reader_asks_for() -> None:

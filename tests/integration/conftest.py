@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.local_state import PATIENCE_S, LocalState
 from tests.integration.session import short_folder
@@ -81,6 +83,14 @@ class PrivateTriton:
     @property
     def port(self) -> int:
         return int(self.address.rpartition(":")[2])
+
+    def answered(self, model: str) -> int:
+        """Return how many requests for a model it has answered, by its own metrics."""
+        with urllib.request.urlopen(self.metrics, timeout=10) as answer:
+            text = answer.read().decode()
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return int(sum(sample.value for sample in samples if sample.name == "nv_inference_request_success_total"
+                       and sample.labels["model"] == model))  # fmt: skip
 
 
 Start = Callable[..., PrivateTriton]

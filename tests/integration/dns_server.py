@@ -18,7 +18,8 @@ class NameServer(BaseResolver):
     Attributes
     ----------
     addresses : IPv4 addresses that `NAME` stands for.
-    asked : how often for these.
+    is_gone : True has it answer SERVFAIL, as a resolver does that reaches nobody.
+    asked, refused : how often for these, and how often that was answered so.
     address : ``127.0.0.1:PORT`` on which it listens.
     """
 
@@ -26,7 +27,8 @@ class NameServer(BaseResolver):
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = list(addresses)
-        self.asked = 0
+        self.is_gone = False
+        self.asked = self.refused = 0
         self.address = ""
 
     def endpoint(self, port: int) -> str:
@@ -36,6 +38,9 @@ class NameServer(BaseResolver):
         reply, question = request.reply(), request.q
         if str(question.qname).rstrip(".") != self.NAME:
             reply.header.rcode = RCODE.NXDOMAIN
+        elif self.is_gone:
+            self.refused += 1
+            reply.header.rcode = RCODE.SERVFAIL
         elif question.qtype == QTYPE.A:
             self.asked += 1
             for address in self.addresses:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _CHUNK = 1 << 16
+#: Chunks that may be on their way at once where there is latency: of a connection and direction, 4 MB.
+_ON_THEIR_WAY = 64
 #: With this a close sends RST: a cable that is cut, a process that died, not a polite end.
 _RESET = struct.pack("ii", 1, 0)
 
@@ -26,10 +28,16 @@ _RESET = struct.pack("ii", 1, 0)
 class FaultProxy:
     """Use as a context manager.
 
+    Parameters
+    ----------
+    server : HOST:PORT.
+    listen : HOST:PORT; port 0 is any.
+
     Attributes
     ----------
-    address : ``127.0.0.1:PORT``.
-    latency_s : added to every chunk, either way.
+    address : on which it listens.
+    server : to which new connections go.
+    latency_s : after which every chunk passes, either way; those behind it are on their way meanwhile.
     bytes_per_s : of each connection and direction; None is no limit.
     refuses : True resets new connections at once.
     cut_after : bytes from the server after which a connection is reset; None never.
@@ -43,9 +51,8 @@ class FaultProxy:
         changed, and of bytes that passed.
     """
 
-    def __init__(self, server: str) -> None:
-        host, _, port = server.rpartition(":")
-        self._server = (host, int(port))
+    def __init__(self, server: str, listen: str = "127.0.0.1:0") -> None:
+        self.server, self._listens_on = server, _parts(listen)
         self.latency_s = 0.0
         self.bytes_per_s: float | None = None
         self.refuses = False
@@ -105,7 +112,7 @@ class FaultProxy:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     async def _listen(self) -> asyncio.Server:
-        return await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return await asyncio.start_server(self._accept, *self._listens_on)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -124,7 +131,7 @@ class FaultProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            server_reader, server_writer = await asyncio.open_connection(*self._server)
+            server_reader, server_writer = await asyncio.open_connection(*_parts(self.server))
         except OSError:
             self._reset(writer)
             return
@@ -146,9 +153,9 @@ class FaultProxy:
         """Pass bytes one way; `answered` counts those that the connection's server has sent."""
         passed = counted = 0
         drawn = None if self.draw_cut is None or to_server else self.draw_cut()
-        with contextlib.suppress(OSError):
-            while data := await reader.read(_CHUNK if self.bytes_per_s is None else max(1, int(self.bytes_per_s / 10))):
-                await asyncio.sleep(self.latency_s)
+        late = _Late(self, reader)
+        with contextlib.suppress(OSError), contextlib.closing(late):
+            while data := await late.read():
                 if self.bytes_per_s is not None:
                     await asyncio.sleep(len(data) / self.bytes_per_s)
                 await self._flowing.wait()
@@ -202,3 +209,56 @@ class FaultProxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._listener.wait_closed()
+
+
+class _Late:
+    """Reads for a proxy: chunks come `latency_s` after they were there. With latency it reads ahead.
+
+    State: once there was latency, chunks that are on their way, with the time at which they arrive, and who takes them.
+    """
+
+    def __init__(self, proxy: FaultProxy, reader: asyncio.StreamReader) -> None:
+        self._proxy, self._reader = proxy, reader
+        self._coming: asyncio.Queue[tuple[float, bytes | None]] = asyncio.Queue(_ON_THEIR_WAY)
+        self._taking: asyncio.Task[None] | None = None
+
+    async def read(self) -> bytes:
+        """Return the next chunk; empty: the end.
+
+        Raises
+        ------
+        OSError
+            If the connection is lost.
+        """
+        if self._taking is None:
+            if not self._proxy.latency_s:
+                return await self._chunk()
+            self._taking = asyncio.create_task(self._take())
+        due, data = await self._coming.get()
+        await asyncio.sleep(due - asyncio.get_running_loop().time())
+        if data is None:
+            raise ConnectionResetError
+        return data
+
+    def close(self) -> None:
+        """Take no more."""
+        if self._taking is not None:
+            self._taking.cancel()
+
+    async def _take(self) -> None:
+        data: bytes | None = b"."
+        while data:
+            try:
+                data = await self._chunk()
+            except OSError:
+                data = None
+            await self._coming.put((asyncio.get_running_loop().time() + self._proxy.latency_s, data))
+
+    async def _chunk(self) -> bytes:
+        rate = self._proxy.bytes_per_s
+        return await self._reader.read(_CHUNK if rate is None else max(1, int(rate / 10)))
+
+
+def _parts(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)

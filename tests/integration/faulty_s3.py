@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 60.0
 _PIECE = 16 * 1024
+_DRIP_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,9 @@ class Fault:
     status, code, message, region, headers : the answer is this refusal and nothing else.
     after : bytes of the body after which it stops.
     until : after them, wait until this holds (so that the client has what was sent).
-    then : ``close`` the connection, ``reset`` it, ``stall`` until the client goes, or ``go on``.
-    announce : Content-Length, whatever the body is.
+    then : ``close`` the connection, ``reset`` it, ``stall`` until the client goes, ``drip`` the rest, a byte now and then,
+        or ``go on``.
+    announce : Content-Length, whatever the body is; -1 announces none.
     whole : True: the range is ignored, the whole object comes with status 200.
     flip : the byte at this place of the body comes wrong.
     first : called before the answer; replaces the object, say.
@@ -50,7 +52,7 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     after: int | None = None
     until: Callable[[], object] = lambda: True
-    then: Literal["close", "reset", "stall", "go on"] = "go on"
+    then: Literal["close", "reset", "stall", "drip", "go on"] = "go on"
     announce: int | None = None
     whole: bool = False
     flip: int | None = None
@@ -209,7 +211,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = bytearray(data[first:end])
         if fault.flip is not None:
             body[fault.flip] ^= 1
-        headers["Content-Length"] = str(len(body) if fault.announce is None else fault.announce)
+        announced = len(body) if fault.announce is None else fault.announce
+        headers["Content-Length"] = "" if announced < 0 else str(announced)
         self._send(status, headers)
         if asked.method != "HEAD":
             self._body(bytes(body), fault)
@@ -227,6 +230,10 @@ class _Handler(BaseHTTPRequestHandler):
             if fault.then == "stall":
                 self.connection.settimeout(PATIENCE_S)
                 self.connection.recv(1)  # returns when the client goes
+            if fault.then == "drip":
+                for place in range(len(body[: fault.after]), len(body)):
+                    self.wfile.write(body[place : place + 1])  # raises when the client goes
+                    threading.Event().wait(_DRIP_S)
             if fault.then == "reset":
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if fault.then != "go on":
@@ -258,5 +265,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         sent: Iterable[tuple[str, str]] = ({"Content-Length": "0"} | dict(headers)).items()
         for name, value in sent:
-            self.send_header(name, value)
+            if name != "Content-Length" or value:
+                self.send_header(name, value)
         self.end_headers()

@@ -10,6 +10,8 @@ from typing import Self
 
 from aiohttp import web
 
+_DRIP_S = 0.05
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
@@ -19,6 +21,7 @@ class Fault:
     ----------
     status : the answer is this status, with `headers` and nothing else.
     after : bytes of the body after which the connection is cut; None: all.
+    drips : it is not cut then: the rest comes a byte now and then.
     short : the body ends so many bytes early, as if that were all.
     shift : the range begins so many bytes later than asked for, and says so.
     whole : the range is ignored: status 200 and all.
@@ -29,6 +32,7 @@ class Fault:
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     after: int | None = None
+    drips: bool = False
     short: int = 0
     shift: int = 0
     whole: bool = False
@@ -119,6 +123,10 @@ class RangedServer:
         response = web.StreamResponse(status=status, headers=headers)
         await response.prepare(request)
         await response.write(body[: fault.after])
+        if fault.drips:
+            for place in range(len(body[: fault.after]), len(body)):
+                await response.write(body[place : place + 1])  # raises when the client goes
+                await asyncio.sleep(_DRIP_S)
         if fault.after is not None and request.transport is not None:
             request.transport.close()
             await asyncio.sleep(0)

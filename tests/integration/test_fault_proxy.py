@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -79,6 +80,23 @@ def test_bytes_are_changed_on_their_way(proxy: FaultProxy) -> None:
     assert len(got) == len(BODY)
     assert got[0] == 1
     assert proxy.corrupted >= 1
+
+
+def test_latency_delays_bytes_and_does_not_slow_them_down(proxy: FaultProxy) -> None:
+    """Of two chunks, the second is under way while the first one is: 1.2 s there and back, not 0.6 s more a chunk."""
+    proxy.latency_s = 0.6
+    began = time.monotonic()
+    assert answer(proxy) == BODY
+    assert 1.2 <= time.monotonic() - began < 1.8
+
+
+def test_new_connections_go_where_they_are_told(proxy: FaultProxy) -> None:
+    with FaultProxy("127.0.0.1:1", listen="127.0.0.2:0") as other:
+        assert other.address.startswith("127.0.0.2:")
+        with pytest.raises(ConnectionError):
+            answer(other)
+        other.server = proxy.server
+        assert answer(other) == BODY
 
 
 def test_a_stall_holds_bytes_back_until_it_ends(proxy: FaultProxy) -> None:

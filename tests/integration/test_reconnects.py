@@ -21,6 +21,7 @@ from tests.stream.test_canary_watch import PLAIN, SIZE, tile
 #: One loop after the other, as `mask_product_sync` and notebooks have them; gRPC's own thread outlives them all.
 LOOPS = """
 import asyncio, grpc
+from tritonclient.utils import InferenceServerException
 from kappamask_stream.inference.channel import Connection
 from kappamask_stream.inference.endpoint import parse_endpoint
 
@@ -29,14 +30,33 @@ kept = []
 async def keep():
     kept.append(grpc.aio.insecure_channel("127.0.0.1:1"))
 
-async def open_and_close():
+async def open_and_close(ends):
     connection = Connection.open(parse_endpoint("grpc://127.0.0.1:1"))
-    await asyncio.sleep(0.01)
-    await connection.aclose()
+    connection.expect(1)
+    try:
+        if ends == "fails":
+            await connection.infer(b"", timeout_s=0.05)
+        await asyncio.sleep(0.01 if ends == "closed" else 60)
+    finally:
+        await connection.aclose()
+
+async def cancelled():
+    task = asyncio.create_task(open_and_close("cancelled"))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    await task
 
 asyncio.run(keep())
-for _ in range(100):
-    asyncio.run(open_and_close())
+for _ in range(50):
+    asyncio.run(open_and_close("closed"))
+for loop in (lambda: open_and_close("fails"), cancelled):
+    for _ in range(20):
+        try:
+            asyncio.run(loop())
+        except (InferenceServerException, asyncio.CancelledError):
+            pass
+        else:
+            raise AssertionError(loop)
 """
 RIGHT = np.full((SIZE, SIZE), 4 if canary_tile(PLAIN).tensors["DN_20M"].flat[0] > 3000 else 1, np.uint8)
 SURE = np.stack([np.where(value == RIGHT, 255, 0) for value in PLAIN.probability_classes]).astype(np.uint8)

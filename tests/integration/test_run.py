@@ -298,7 +298,7 @@ def test_a_full_disk_leaves_nothing(l2a_scene: Scene, at_null: list[str], tmp_pa
         ended = run(l2a_scene.path, "--output", disk, *at_null)
         assert (ended.returncode, ended.stdout) == (5, "")
         fault.injected()
-        fault.refused(ended.stderr, disk, "No space left on device", "make room")
+        fault.refused(ended.stderr, disk, f"MB to the file system of {disk}", "0 MB are free there", "make room")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 

@@ -94,7 +94,7 @@ async def test_awss_layout(level: str, where: str, moto_store: MotoStore, stores
     else:
         key = f"products/2022/10/5/{made.name}/" if where == "product" else where
         found = await same(f"s3://{bucket}/{key}", stores, root)
-    assert await verify(found.source)  # remarks on what AWS does not keep; what it keeps is right
+    assert (await verify(found.source)).remarks  # remarks on what AWS does not keep; what it keeps is right
 
 
 async def test_awss_l1c_is_paid_for_and_l2a_is_not(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ from tests.stream.virtual_time import story
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from kappamask_stream.inference.types import Priority
 
 SIZE = 64
@@ -45,11 +47,14 @@ PLAIN = make_contract(
     inputs=(BandGroup(gsd_m=20, bands=("B02",), tile=SIZE, stride=48),), gsd_m=20, tile_size=SIZE, margin=8
 )
 RIGHT = np.where(np.arange(SIZE)[:, None] < SIZE // 2, np.uint8(1), np.uint8(4)) * np.ones((1, SIZE), np.uint8)
-CONTRACT = replace(
-    PLAIN,
-    min_agreement=0.9995,
-    canary=known_answer(PLAIN, RIGHT, np.stack([np.where(v == RIGHT, 255, 0) for v in (1, 2, 4)]).astype(np.uint8)),
-)
+
+
+def sure(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Probabilities of labels that are certain."""
+    return np.stack([np.where(value == labels, 255, 0) for value in PLAIN.probability_classes]).astype(np.uint8)
+
+
+CONTRACT = replace(PLAIN, min_agreement=0.9995, canary=known_answer(PLAIN, RIGHT, sure(RIGHT)))
 WRONG = np.full((SIZE, SIZE), 2, np.uint8)
 SECOND = "ipv4:10.0.0.2:8001"
 ONE, THREE = "grpc://10.0.0.1:8001", "grpc://10.0.0.1:8001,10.0.0.2:8001,10.0.0.3:8001"
@@ -61,6 +66,7 @@ class Servers:
     Attributes
     ----------
     says : by target, labels or an error; `RIGHT` where nothing is said.
+    chances : probabilities, where they are not those of the labels.
     asked : targets of canaries so far; `tiles` of other requests, `urgent` of those in the interactive lane.
     opened : with what connections to single servers were opened.
     delay_s : that an answer takes.
@@ -68,6 +74,7 @@ class Servers:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.says: dict[str, Any] = {}
+        self.chances: NDArray[np.uint8] | None = None
         self.asked: list[str] = []
         self.tiles = self.urgent = 0
         self.opened: list[dict[str, Any]] = []
@@ -105,7 +112,8 @@ class Servers:
         said = self.says.get("canary" if is_canary else "tile", self.says.get(connection.endpoint.target, RIGHT))
         if isinstance(said, Exception):
             raise said
-        return InferResult(labels=said)
+        chances = sure(said) if self.chances is None else self.chances
+        return InferResult(labels=said, probabilities=chances if request.probabilities else None)
 
 
 class Link:
@@ -116,6 +124,9 @@ class Link:
     def __init__(self, where: endpoint.Endpoint) -> None:
         self.endpoint = where
         self.reconnects = SimpleNamespace(count=0)
+
+    def expect(self, answer_bytes: int) -> None:
+        pass
 
     async def aclose(self) -> None:
         pass
@@ -419,6 +430,26 @@ async def test_an_answer_to_the_canary_that_cannot_be_used_is_wrong(servers: Ser
         await client.infer(tile())
 
 
+@pytest.mark.parametrize(
+    "chances",
+    [sure(WRONG), sure(RIGHT)[::-1], np.full((3, SIZE, SIZE), 255, np.uint8), sure(np.roll(RIGHT, 4, axis=0))],
+    ids=["another class", "classes in another order", "the same", "rows aside"],
+)
+def test_probabilities_are_wrong_though_labels_are_right(servers: Servers, chances: NDArray[np.uint8]) -> None:
+    """Whatever is asked for later: a blend is made of them, and they are in a file of their own."""
+
+    async def tale() -> None:
+        client = servers.client()
+        await client.infer(tile())
+        await asyncio.sleep(601.0)
+        servers.chances = chances
+        with pytest.raises(CanaryError, match=r"known, by the largest of PROBABILITIES 0\.\d+ of the pixels have the"):
+            await client.infer(tile())
+        assert servers.tiles == 1, "the tile was not sent"
+
+    story(tale)()
+
+
 # Several servers
 
 
@@ -555,7 +586,7 @@ async def test_one_of_several_behind_a_name_that_is_full_does_not_keep_the_other
         said: Any = next(answers)
         if isinstance(said, Exception):
             raise said
-        return InferResult(labels=said)
+        return InferResult(labels=said, probabilities=sure(said))
 
     asyncio.get_running_loop().getaddrinfo = addresses  # type: ignore[method-assign]
     answers = iter([RIGHT, ServerOverloadedError("full"), RIGHT, RIGHT, RIGHT, WRONG])

@@ -131,6 +131,7 @@ def undisturbed(products: list[Path], tmp_path_factory: pytest.TempPathFactory) 
     }
 
 
+@pytest.mark.thorough
 @given(
     options=st.sampled_from(OPTIONS),
     delays=st.lists(st.integers(0, 9), min_size=1, max_size=12),

@@ -457,7 +457,7 @@ async def test_tiles_over_a_closed_channel_are_told_so() -> None:
     server = grpc.aio.server(interceptors=[Hanging(asked, never)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    infer = ModelInfer(grpc.aio.insecure_channel(f"127.0.0.1:{port}"), None)
+    infer = ModelInfer(grpc.aio.insecure_channel(f"127.0.0.1:{port}"), None, answer_bytes=0)
     waiting = asyncio.create_task(infer(b"", timeout_s=60.0))
     await asked.wait()
     await infer.aclose()

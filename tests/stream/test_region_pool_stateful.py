@@ -189,4 +189,4 @@ class Regions(LoopMachine):
 
 
 Regions.TestCase.settings = settings(max_examples=Fault.amount(25, 1000), stateful_step_count=25, deadline=None)
-TestRegionsAreLentToOne = Regions.TestCase
+TestRegionsAreLentToOne = pytest.mark.thorough(Regions.TestCase)

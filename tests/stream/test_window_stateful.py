@@ -10,6 +10,7 @@ import asyncio
 import random
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
@@ -224,4 +225,4 @@ class Window(LoopMachine):
 
 
 Window.TestCase.settings = settings(max_examples=Fault.amount(40, 2000), stateful_step_count=25, deadline=None)
-TestWindowNeitherLosesNorMakesSlots = Window.TestCase
+TestWindowNeitherLosesNorMakesSlots = pytest.mark.thorough(Window.TestCase)

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
@@ -270,4 +271,4 @@ class Workers(LoopMachine):
 
 
 Workers.TestCase.settings = settings(max_examples=Fault.amount(25, 1000), stateful_step_count=25, deadline=None)
-TestWorkersLoseNothing = Workers.TestCase
+TestWorkersLoseNothing = pytest.mark.thorough(Workers.TestCase)

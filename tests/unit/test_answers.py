@@ -57,6 +57,13 @@ def test_a_class_that_has_no_probability_is_taken() -> None:
     checked(np.where(np.eye(SIZE, dtype=bool), np.uint8(5), labels), probabilities)
 
 
+def cloud(p: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Cloud everywhere: the last class."""
+    certain = np.zeros_like(p)
+    certain[-1] = 255
+    return certain
+
+
 WRONG: dict[str, Callable[[NDArray[np.uint8], NDArray[np.uint8]], tuple[NDArray[np.uint8], NDArray[np.uint8]]]] = {
     "of another tile": lambda labels, _: (labels, answer(1)[1]),
     "labels of another tile": lambda _, p: (answer(1)[0], p),
@@ -64,20 +71,58 @@ WRONG: dict[str, Callable[[NDArray[np.uint8], NDArray[np.uint8]], tuple[NDArray[
     "transposed": lambda labels, p: (labels, p.transpose(0, 2, 1)),
     "a half missing": lambda labels, p: (labels, np.where(np.arange(SIZE)[:, None] < SIZE // 2, p, 255 - p)),
     "sixteen rows": lambda labels, p: (labels, np.where(np.arange(SIZE)[:, None] // 16 == 7, 255 - p, p)),
+    "all rows but each 16th": lambda labels, p: (labels, np.where(np.arange(SIZE)[:, None] % 16 == 8, p, cloud(p))),
+    "one row": lambda labels, p: (labels, np.where(np.arange(SIZE)[:, None] == 255, cloud(p), p)),
+    "one pixel": lambda labels, p: (labels, np.where(np.arange(SIZE * SIZE).reshape(SIZE, SIZE) == 77, 255 - p, p)),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_probabilities_that_contradict_labels_are_refused(wrong: str) -> None:
     labels, probabilities = WRONG[wrong](*answer(0))
-    with pytest.raises(AnswerError, match=r"PROBABILITIES from grpc://here:8001 contradict LABELS at \d+ of 4096"):
+    with pytest.raises(AnswerError, match=r"PROBABILITIES from grpc://here:8001 contradict LABELS at \d+ of 65536"):
         checked(labels, probabilities.astype(np.uint8))
 
 
-def test_probabilities_that_are_all_0_are_refused() -> None:
+@given(st.integers(0, 2**32 - 1), st.integers(0, 255), st.integers(0, 255), st.integers(1, 6))
+def test_each_pixel_is_held_against_the_rule(seed: int, low: int, high: int, classes: int) -> None:
+    """The rule said once more, a pixel at a time: LABELS' class may lie 1 of 255 behind the likeliest."""
+    drawn = np.random.default_rng(seed)
+    values = tuple(sorted(drawn.choice(np.arange(20), classes, replace=False).tolist()))
+    contract = replace(
+        CONTRACT, tile_size=8, margin=1, inputs=(BandGroup(gsd_m=20, bands=("B02",), tile=8, stride=6),),
+        classes=tuple(replace(CONTRACT.classes[0], value=v, name=f"C{v}") for v in range(20)), nodata_class=0,
+        probability_classes=values,
+    )  # fmt: skip
+    probabilities = drawn.integers(min(low, high), max(low, high) + 1, (classes, 8, 8)).astype(np.uint8)
+    labels = np.array(values, np.uint8)[probabilities.argmax(axis=0)]
+    some = drawn.random((8, 8)) < 0.05
+    labels[some] = drawn.integers(0, 20, int(some.sum()))
+    wrong = 0
+    for row, col in np.ndindex(8, 8):
+        chances = dict(zip(values, probabilities[:, row, col].tolist(), strict=True))
+        wrong += chances.get(int(labels[row, col]), 255) < max(chances.values()) - 1
+    is_same = (classes > 1 and (probabilities == probabilities[0]).all()) or not probabilities.any()
+    if not wrong and not is_same:
+        checked(labels, probabilities, contract)
+        return
+    said = f"contradict LABELS at {wrong} of 64" if not is_same else "for all classes of"
+    with pytest.raises(AnswerError, match=said):
+        checked(labels, probabilities, contract)
+
+
+@pytest.mark.parametrize(("value", "said"), [(0, "are 0"), (1, "are the same"), (255, "are the same")])
+def test_probabilities_that_tell_no_class_from_another_are_refused(value: int, said: str) -> None:
+    """A blend would take the first class everywhere."""
     labels, probabilities = answer(0)
-    with pytest.raises(AnswerError, match="are 0 for all classes"):
-        checked(labels, np.zeros_like(probabilities))
+    with pytest.raises(AnswerError, match=f"{said} for all classes of test_l2a at all pixels"):
+        checked(labels, np.full_like(probabilities, value))
+
+
+def test_a_tile_of_one_class_is_taken() -> None:
+    """Two classes are alike there, 0 both."""
+    labels, probabilities = answer(0)
+    checked(np.full_like(labels, CLASSES[-1]), cloud(probabilities))
 
 
 def test_a_model_without_a_canary_may_choose_its_classes_in_another_way() -> None:

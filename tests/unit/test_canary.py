@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kappamask_stream.canary import RECIPE, canary_tile, compare, known_answer, known_labels
+from kappamask_stream.canary import RECIPE, canary_tile, compare, compare_likeliest, known_answer, known_labels
 from kappamask_stream.contract import FAULT_LABEL, BandGroup, KnownAnswer, ModelContract
 from kappamask_stream.errors import ContractError
 from tests.conftest import make_contract
@@ -283,3 +283,37 @@ def test_a_canary_changes_no_fingerprint() -> None:
     assert with_canary(CONTRACT, blobs()).sha256() == CONTRACT.sha256() == before.sha256()
     assert '"canary"' not in CONTRACT.to_json()
     assert replace(CONTRACT, schema_version=(1, 1)).sha256() != before.sha256()
+
+
+# Probabilities
+
+
+def test_of_probabilities_the_largest_are_compared() -> None:
+    labels = blobs()
+    contract = with_canary(CONTRACT, labels)
+    known = known_labels(contract)
+    assert known is not None
+    found = compare_likeliest(contract, sure(labels, 1), known)
+    assert found is not None
+    assert (found.is_right, found.agreement) == (True, 1.0)
+    for wrong in (np.full((3, SIZE, SIZE), 255, np.uint8), sure(labels)[::-1], sure(np.roll(labels, 8, axis=0))):
+        found = compare_likeliest(contract, wrong, known)
+        assert found is not None
+        assert not found.is_right
+    tied = np.maximum(sure(labels), sure(np.full_like(labels, CLASSES[0])))
+    found = compare_likeliest(contract, tied, known)
+    assert found is not None, "as a blend takes it: the lower class"
+    assert found.agreement == pytest.approx(float((labels == CLASSES[0]).mean()))
+
+
+def test_a_class_without_probabilities_is_not_looked_for_among_them() -> None:
+    """Nodata, say, which a server may fill in by itself; or all classes, where a threshold decides."""
+    labels = blobs()
+    labels[:8] = CONTRACT.nodata_class
+    contract = with_canary(CONTRACT, labels)
+    known = known_labels(contract)
+    assert known is not None
+    found = compare_likeliest(contract, sure(blobs()), known)
+    assert found is not None
+    assert found.agreement == 1.0
+    assert compare_likeliest(contract, sure(blobs()), np.full_like(known, CONTRACT.nodata_class)) is None

@@ -142,7 +142,8 @@ class Ring:
     def __init__(self, plan: DecodePlan, reservation: int) -> None:
         self.plan, self.reservation = plan, reservation
         self.left = [unit.uses for unit in plan.units]
-        self.held = self.peak = self.begun = self.cut = 0
+        self.held = self.peak = plan.kept_bytes
+        self.begun = self.cut = 0
         self.running: set[int] = set()
         self.ended: set[int] = set()
         self.zero: set[int] = set()
@@ -185,7 +186,7 @@ def test_a_ring_of_the_required_bytes_never_blocks_for_good(plan: DecodePlan, se
     rng, ring = random.Random(seed), Ring(plan, plan.required_bytes)
     while able := ring.steps():
         ring.step(prefer if prefer in able else rng.choice(able), rng)
-    assert (ring.cut, ring.begun, ring.held) == (len(plan.tiles), len(plan.units), 0)
+    assert (ring.cut, ring.begun, ring.held) == (len(plan.tiles), len(plan.units), plan.kept_bytes)
     assert ring.peak <= plan.required_bytes
 
 
@@ -206,7 +207,8 @@ def test_a_ring_holds_two_rows_of_codestream_tiles_not_the_image(csmask_contract
     bands = [BandInput(path=b, index=index, group=group, channel=i) for i, b in enumerate(group.bands)]
     plan = DecodePlan.of(bands, TileGrid.of(csmask_contract, 5490, 5490))
     row_bytes = 6 * 640 * 5490 * 2
-    assert row_bytes < plan.required_bytes <= 2 * row_bytes
+    assert row_bytes < plan.required_bytes - plan.kept_bytes <= 2 * row_bytes
+    assert plan.kept_bytes < row_bytes // 40, "what is kept of ESA's layouts is next to nothing"
     assert len(plan.units) == 6 * 81
 
 
@@ -219,7 +221,7 @@ def test_what_a_decoder_takes_for_a_huge_tile_counts() -> None:
     plan = DecodePlan.of(bands, grid)
     assert [unit.work_bytes for unit in plan.units] == [work + 2 * 20] * 2
     # Both bands are kept; the second is decoded beside the first.
-    assert plan.required_bytes == 2 * pixels + work + 2 * 20
+    assert plan.required_bytes == plan.kept_bytes + 2 * pixels + work + 2 * 20
     small = make_index(5000, 5000, 500, 500, decode_bytes=500 * 500 * 4)
     assert {
         unit.work_bytes for unit in DecodePlan.of([BandInput(path="", index=small, group=group, channel=0)], grid).units
@@ -242,6 +244,20 @@ def test_a_file_laid_out_greedily_is_at_fault_itself_and_no_reason_to_change_the
         ProductError, match=r"^B02\.jp2 is laid out in pieces so large that decoding needs 144 MB, .* 16"
     ):
         reservation(plan, tight)
+
+
+def test_a_file_of_too_many_pieces_is_at_fault_itself() -> None:
+    """What is kept of them is part of what the product needs, whatever of their pixels is held at once."""
+    group = BandGroup(gsd_m=20, bands=("B02",), tile=256, stride=240)
+    index = make_index(3300, 3300, 31, 31, name="B02.jp2")
+    plan = DecodePlan.of([BandInput(path="", index=index, group=group, channel=0)], TileGrid(3300, 3300, 256, 8))
+    assert len(plan.units) == len(index.tiles) == 107**2
+    assert plan.kept_bytes > 16 * 2**20 > plan.required_bytes - plan.kept_bytes
+    with pytest.raises(
+        ProductError, match=r"^B02\.jp2 is laid out in 11449 pieces, so many that decoding needs 19 MB, .* 16"
+    ):
+        reservation(plan, Settings(memory_budget_mb=16))
+    assert reservation(plan, Settings(memory_budget_mb=20)) == plan.required_bytes
 
 
 def test_bands_are_paired_with_their_files_in_the_order_of_the_contract(kappamask_contract: ModelContract) -> None:

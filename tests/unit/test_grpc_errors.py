@@ -13,7 +13,7 @@ from kappamask_stream.errors import (
     ServerOverloadedError,
     ServerUnavailableError,
 )
-from kappamask_stream.inference.grpc_errors import translated
+from kappamask_stream.inference.grpc_errors import too_large, translated
 
 NOBODY = "connections to all backends failing; last error: UNKNOWN: ipv4:10.0.0.1:8001: "
 SSL = "Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:"
@@ -98,6 +98,12 @@ SAID = [
         ServerError,
         "no messages of this size",
     ),
+    (  # an answer's, too: it is no connection that was lost
+        "StatusCode.RESOURCE_EXHAUSTED",
+        "Stream removed (CLIENT: Received message larger than max (52428805 vs. 16777216))",
+        ServerError,
+        "52428805 vs. 16777216",
+    ),
     ("StatusCode.RESOURCE_EXHAUSTED", "Failed to allocate CUDA memory", ServerOverloadedError, "has no room"),
     (
         "StatusCode.INTERNAL",
@@ -154,3 +160,22 @@ def test_only_what_can_pass_is_worth_another_try() -> None:
 
 def test_an_exception_without_words_is_translated_too() -> None:
     assert type(translated(InferenceServerException(msg=""), "grpc://host:8001", 1.0)) is ServerFaultError
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "size"),
+    [
+        (
+            "RESOURCE_EXHAUSTED",
+            "Stream removed (CLIENT: Received message larger than max (52428805 vs. 2097152))",
+            52428805,
+        ),
+        ("RESOURCE_EXHAUSTED", "CLIENT: Received message larger than max (2097153 vs. 2097152)", 2097153),
+        ("RESOURCE_EXHAUSTED", "SERVER: Received message larger than max (4718592 vs. 4194304)", None),
+        ("RESOURCE_EXHAUSTED", "no memory left", None),
+        ("INTERNAL", "CLIENT: Received message larger than max (2097153 vs. 2097152)", None),
+    ],
+)
+def test_an_answer_that_is_too_large_is_told_by_our_own_limit(status: str, message: str, size: int | None) -> None:
+    error = InferenceServerException(msg=message, status=f"StatusCode.{status}")
+    assert too_large(error, 2 << 20) == size

@@ -51,6 +51,7 @@ LAYERS = [
         "inference",
         "cog",
         "budget",
+        "disk",
         "metadata",
         "mgrs",
         "names",

@@ -261,7 +261,7 @@ def test_other_encodings() -> None:
 )
 def test_trees_are_bounded(text: str) -> None:
     assert len(text) < XML_LIMIT
-    with pytest.raises(ProductError, match=r"P/x\.xml has more than 200000 elements or nests them deeper than 64"):
+    with pytest.raises(ProductError, match=r"P/x\.xml has more than 50000 elements or nests them deeper than 64"):
         parse_xml(text.encode(), "P/x.xml")
 
 

@@ -173,4 +173,4 @@ class Mosaic(RuleBasedStateMachine):
 
 
 Mosaic.TestCase.settings = settings(max_examples=Fault.amount(25, 1000), stateful_step_count=20, deadline=None)
-TestMosaicIsTheWholeArray = Mosaic.TestCase
+TestMosaicIsTheWholeArray = pytest.mark.thorough(Mosaic.TestCase)

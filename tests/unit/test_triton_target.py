@@ -97,7 +97,8 @@ def test_what_an_endpoint_stands_for(text: str, *, one: bool, loopback: bool) ->
 
 def test_all_arguments_that_matter_are_set() -> None:
     balanced, one = (dict(channel_arguments(120.0, balanced=balanced)) for balanced in (True, False))
-    assert balanced["grpc.max_send_message_length"] == balanced["grpc.max_receive_message_length"] == 2**31 - 1
+    assert balanced["grpc.max_send_message_length"] == 2**31 - 1
+    assert balanced["grpc.max_receive_message_length"] == 16 << 20
     assert (balanced["grpc.lb_policy_name"], one["grpc.lb_policy_name"]) == ("round_robin", "pick_first")
     assert balanced["grpc.enable_http_proxy"] == 0
     assert balanced["grpc.dns_min_time_between_resolutions_ms"] == 5_000
