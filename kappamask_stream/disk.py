@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _MB = 1024 * 1024
 #: What a file takes beyond its bytes, or a folder: the rest of a file system's block, an entry, a hidden name.
 FILE_BYTES = 8192
+#: Masks and probabilities compress to a twentieth of the bound at best: with less room than that there is no hope, with
+#: more the disk itself has the last word.
+_LIKELY = 20
 #: A page, an Item, a list of a few files: texts whose length no grid decides. Areas of interest have at most 5,000
 #: vertices in them.
 TEXT_BYTES = 1 << 20
@@ -111,6 +114,9 @@ class DiskBudget:
         """
         places = await in_thread(None, _places, uses, output)
         needed = sum(place.nbytes for place in places)
+        if not needed:
+            yield
+            return
         if needed > self.total:
             raise OutputError(
                 f"{what} may write {_mb(needed)} MB of files and scratch files ({_shares(places)}), the budget is "
@@ -139,13 +145,13 @@ class DiskBudget:
         for place in places:
             free = self._free(place.folder)
             taken = sum(other.nbytes for other in others if other.device == place.device)
-            if free is None or place.nbytes + taken <= free:
+            if free is None or (place.nbytes + taken) // _LIKELY <= free:
                 continue
             if not taken:
                 raise OutputError(
-                    f"{what} may write {_mb(place.nbytes)} MB to the file system of {place.folder}, {free // _MB} MB "
-                    f"are free there: make room, {place.elsewhere}, or ask for fewer files of it (--probabilities are "
-                    "the largest)"
+                    f"{what} may write {_mb(place.nbytes)} MB to the file system of {place.folder}, some "
+                    f"{_mb(place.nbytes // _LIKELY)} MB at least, {free // _MB} MB are free there: make room, "
+                    f"{place.elsewhere}, or ask for fewer files of it (--probabilities are the largest)"
                 )
             has_room = False
         return has_room

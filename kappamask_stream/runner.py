@@ -249,10 +249,10 @@ async def mask_one(
     async with opening as opened:
         product = opened
         progress.product, progress.note = product.name, "; ".join(product.notes) or None
-        if expected is not None and not same_scene(parse_product_name(product.name), expected):
-            raise ProductError(f"{shown_url(where)} is {product.name}, not {expected.text} as it was said to be")
+        _require_scene(product, expected, where)
         if order.verify_checksums:
             product = await _verified(product, progress)
+            _require_scene(product, expected, where)
         model = model or await workshop.models.get(product.level)
         destination = await _destination(product.name, workshop, order)
         extras = [make() for make in order.extras]
@@ -269,6 +269,11 @@ async def mask_one(
         place = stem if is_s3_url(stem) else await in_thread(None, os.path.realpath, stem)
         async with workshop.turns.turn(place, progress):
             return await work()
+
+
+def _require_scene(product: Product, expected: ProductName | None, where: str) -> None:
+    if expected is not None and not same_scene(parse_product_name(product.name), expected):
+        raise ProductError(f"{shown_url(where)} is {product.name}, not {expected.text} as it was said to be")
 
 
 async def _verified(product: Product, progress: ProductProgress) -> Product:

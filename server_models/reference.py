@@ -67,11 +67,12 @@ def run_graph(
 
     from server_models.onnx_reading import read_onnx
 
-    read_onnx(graph, remedy=_REMEDY)  # onnxruntime would look for a tensor's values in other files
+    # What was looked at, not the file again: onnxruntime would look for a tensor's values in other files.
+    content = read_onnx(graph, remedy=_REMEDY).SerializeToString()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         return [session.run(list(outputs), dict(batch)) for batch in batches]
     except Exception as error:  # onnxruntime's errors have no common base of their own
         raise ServerSetupError(f"onnxruntime cannot run {graph}, the reference: {error}") from error

@@ -125,8 +125,14 @@ class CogIndex:
         return imagecodecs.packints_decode(unpacked, dtype, self.bits, runlen=self.tile_width).reshape(shape)
 
 
-def index_cog_steps(name: str, size: int) -> Generator[ByteRange, bytes, CogIndex]:
+def index_cog_steps(
+    name: str, size: int, on_count: Callable[[int], None] = lambda _: None
+) -> Generator[ByteRange, bytes, CogIndex]:
     """Index a TIFF of `size` bytes; yields (offset, length) to be read and is sent those bytes.
+
+    Parameters
+    ----------
+    on_count : is told the number of blocks before anything is made of them.
 
     Raises
     ------
@@ -143,6 +149,7 @@ def index_cog_steps(name: str, size: int) -> Generator[ByteRange, bytes, CogInde
     down, across = -(-height // tile_height), -(-width // tile_width)
     if down * across > MOST_BLOCKS:
         raise _unfit(name, f"has {down} x {across} blocks", f"at most {MOST_BLOCKS} are read, this layout is not")
+    on_count(down * across)
     kind = _COMPRESSIONS[compression][0]
     words = (f"blocks {tile_width}x{tile_height}", f"{bits} bit", kind, "differences" if has_differences else "")
     return CogIndex(

@@ -146,9 +146,9 @@ class TritonClient:
         try:
             contract = await first_contract(connection, model, server_wait_s)
             made = cls(connection, contract, infer_timeout_s, priority=priority, canary_s=canary_s)
-            if not connection.endpoint.is_one_server:  # tiles take a connection of their own, to other servers maybe
-                with suppress(ServerUnavailableError):  # the first tile asks again, and has patience
-                    await made._watch.confirm(READS)
+            # Tiles take a connection of their own: behind a balancer it leads to another server, maybe.
+            with suppress(*PASSING):  # the first tile asks again, and has patience
+                await made._watch.confirm(READS)
             await made.settle_transport()
             with suppress(*PASSING):  # the first tile asks for it again, and has patience
                 await made.confirm_answers()
@@ -214,6 +214,9 @@ class TritonClient:
             await self._canary.check(everybody=everybody)
         except CanaryError as error:
             self._watch.end(error)
+            raise
+        except ContractError:
+            await self._look_again()
             raise
         except ServerUnavailableError:
             self._watch.doubt()
@@ -285,10 +288,7 @@ class TritonClient:
         try:
             return await self._answer(self.connection, request)
         except ContractError:
-            self._watch.doubt()
-            # A tile that does not fit has met another network, perhaps: then that is what is to be told.
-            with suppress(ServerUnavailableError):
-                await self._watch.confirm(_PASSING_READS)
+            await self._look_again()
             raise
         except ServerError as error:
             if isinstance(error, ServerUnavailableError) or is_not_served(error.__cause__):
@@ -296,6 +296,12 @@ class TritonClient:
             elif isinstance(error, (InferenceError, ServerFaultError)):
                 self._canary.doubt()  # the next call finds out whether it is the tile
             raise
+
+    async def _look_again(self) -> None:
+        """Find out whether a tile that does not fit has met another network: then that is what is to be told."""
+        self._watch.doubt()
+        with suppress(*PASSING):
+            await self._watch.confirm(_PASSING_READS)
 
     async def _answer(self, connection: Connection, request: TileRequest) -> InferResult:
         """Send one tile over a connection; see `InferenceClient.infer` for the errors."""

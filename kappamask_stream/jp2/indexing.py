@@ -90,7 +90,11 @@ async def _index(
     name = path.rsplit("/", 1)[-1]
     # A TIFF's directory has all blocks: there is nothing to look for further on.
     is_tiff = name.lower().endswith((".tif", ".tiff"))
-    steps = index_cog_steps(name, size) if is_tiff else index_steps(name, size, wanted, account)
+
+    def count_blocks(blocks: int) -> None:
+        account.add(name, pieces=blocks, parts=blocks)
+
+    steps = index_cog_steps(name, size, count_blocks) if is_tiff else index_steps(name, size, wanted, account)
     ahead = ReadAhead(size) if source.coalesce_bytes else None
     try:
         asked = next(steps)
@@ -106,7 +110,6 @@ async def _index(
     except StopIteration as finished:
         index: BandIndex = finished.value
         if is_tiff:
-            count = len(index.tiles)
-            needed = count if wanted is None else len(set(wanted(TileGeometry.of(index))))
-            account.add(name, pieces=count, parts=count, units=needed)
+            needed = len(index.tiles) if wanted is None else len(set(wanted(TileGeometry.of(index))))
+            account.add(name, units=needed)
         return index

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LEAST_RATE = 2048
 #: Times `read_s` over which that is averaged.
 _WINDOW_READS = 2
+#: In which the time for headers passes: a process that was stopped meanwhile (SIGSTOP, a lid that is closed) loses one.
+_STEPS = 10
 
 
 @asynccontextmanager
@@ -38,9 +40,29 @@ async def answer_to(
     TimeoutError
         If its headers, after those of redirections, are not there when a connection's and a window's time are over.
     """
-    async with asyncio.timeout(patience.connect_s + _WINDOW_READS * patience.read_s) as deadline, request as answer:
-        deadline.reschedule(None)
-        yield answer
+    loop = asyncio.get_running_loop()
+    handle: asyncio.TimerHandle | None = None
+    step_s = (patience.connect_s + _WINDOW_READS * patience.read_s) / _STEPS
+    async with asyncio.timeout(None) as deadline:
+
+        def tick(left: int) -> None:
+            nonlocal handle
+            if left:
+                handle = loop.call_later(step_s, tick, left - 1)
+            else:
+                deadline.reschedule(loop.time())
+
+        def stop() -> None:
+            if handle is not None:
+                handle.cancel()
+
+        tick(_STEPS)
+        try:
+            async with request as answer:
+                stop()
+                yield answer
+        finally:
+            stop()
 
 
 class Pieces:
@@ -49,15 +71,17 @@ class Pieces:
     Raises
     ------
     TryLaterError
-        From the iteration, if fewer than `LEAST_RATE` bytes a second came during a window.
+        From the iteration, if fewer than `LEAST_RATE` bytes a second came during a window, and more are to come.
 
-    State: when the window began, and what has come in it.
+    State: when the window began, and what has come in it; the error that is raised instead of the next piece.
     """
 
     def __init__(
         self, answer: aiohttp.ClientResponse, patience: Patience, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._content, self._window_s, self._clock = answer.content, _WINDOW_READS * patience.read_s, clock
+        self._content, self._patience, self._clock = answer.content, patience, clock
+        self._window_s = _WINDOW_READS * patience.read_s
+        self._drip: TryLaterError | None = None
         self._since, self._came = clock(), 0
 
     def __aiter__(self) -> Self:
@@ -67,11 +91,15 @@ class Pieces:
         piece = await self._content.readany()  # `read_s` without one is an error: so this is looked at often enough
         if not piece:
             raise StopAsyncIteration
+        if self._drip is not None:
+            raise self._drip
         self._came += len(piece)
         lasted_s = self._clock() - self._since
         if lasted_s >= self._window_s:
-            if self._came < LEAST_RATE * lasted_s:
-                raise TryLaterError(
+            # Pieces lie `read_s` apart at most: if more time has passed, the process stood still.
+            is_judged = lasted_s <= self._window_s + self._patience.read_s
+            if is_judged and self._came < LEAST_RATE * lasted_s:
+                self._drip = TryLaterError(
                     f"{self._came} bytes came in {lasted_s:.0f} s, at least {LEAST_RATE} a second are needed",
                     dripped_bytes=self._came,
                 )

@@ -243,7 +243,7 @@ def test_the_same_message_twice_gives_one_mask(plant: Plant, archive: Archive, f
 def test_duplicates_at_two_processes_at_once_give_one_mask_each(
     plant: Plant, start: Start, archive: Archive, fault: InjectedFault
 ) -> None:
-    with start(plant.queue, plant.outputs, "--max-messages", str(fault.amount(4, 20))) as other:
+    with start(plant.queue, plant.outputs, "--max-messages", str(fault.amount(2, 10))) as other:
         other.wait_for("worker", phase="taking")
         bodies = [archive.message(11), archive.names[11], archive.where(11)] * fault.amount(4, 20)
         ids = plant.queue.put(*bodies)
