@@ -67,4 +67,4 @@ async def test_two_tritons_share_the_work_and_are_replaced(
             await sending
             before = counted(new)
             await send(client, 40)
-            assert counted(new) == before + 40
+            assert 40 <= counted(new) - before <= 50, "the tiles, and canaries after lost connections"
