@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 _PASSED: pytest.StashKey[bool] = pytest.StashKey()
 _T = TypeVar("_T")
@@ -111,21 +111,30 @@ def rows(reports: list[Any]) -> list[dict[str, Any]]:
     return [row | {"outcomes": dict(row["outcomes"])} for _, row in sorted(table.items())]
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print the table and write it, where it is asked for."""
-    target = os.environ.get("FAULT_TABLE")
+def show_table(
+    terminalreporter: Any, variable: str, title: str, make: Callable[..., list[dict[str, Any]]],
+    line: Callable[[dict[str, Any]], str], total: Callable[[list[dict[str, Any]]], str],
+) -> None:  # fmt: skip
+    """Print what `make` finds in pytest's reports and write it to the file that a variable names, where it is set."""
+    target = os.environ.get(variable)
     if not target:
         return
-    reports = [report for kind in terminalreporter.stats.values() for report in kind if hasattr(report, "when")]
-    table = rows(reports)
-    terminalreporter.section("faults")
+    table = make([report for kind in terminalreporter.stats.values() for report in kind if hasattr(report, "when")])
+    terminalreporter.section(title)
     for row in table:
-        terminalreporter.write_line(f"{row['group']:<10} {row['fault']:<58} {row['injected']:>6}  {_came_of(row)}")
+        terminalreporter.write_line(line(row))
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     Path(target).write_text(json.dumps(table, indent=1) + "\n")
-    terminalreporter.write_line(
-        f"{len(table)} faults, {sum(row['injected'] for row in table)} times injected: {target}"
-    )
+    terminalreporter.write_line(f"{total(table)}: {target}")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the table and write it, where it is asked for."""
+    show_table(
+        terminalreporter, "FAULT_TABLE", "faults", rows,
+        lambda row: f"{row['group']:<10} {row['fault']:<58} {row['injected']:>6}  {_came_of(row)}",
+        lambda table: f"{len(table)} faults, {sum(row['injected'] for row in table)} times injected",
+    )  # fmt: skip
 
 
 def _came_of(row: dict[str, Any]) -> str:

@@ -7,13 +7,12 @@ Tests that are brief as a rule and have a full amount (`Fault.amount`) but injec
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis.statistics import collector
+
+from tests.fault_table import show_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -75,14 +74,7 @@ def line(row: dict[str, Any]) -> str:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print the table and write it, where it is asked for."""
-    target = os.environ.get("THOROUGH_TABLE")
-    if not target:
-        return
-    reports = [report for kind in terminalreporter.stats.values() for report in kind if hasattr(report, "when")]
-    table = rows(reports)
-    terminalreporter.section("thorough")
-    for row in table:
-        terminalreporter.write_line(line(row))
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    Path(target).write_text(json.dumps(table, indent=1) + "\n")
-    terminalreporter.write_line(f"{len(table)} tests, {sum(row['inputs'] or 0 for row in table):,} inputs: {target}")
+    show_table(
+        terminalreporter, "THOROUGH_TABLE", "thorough", rows, line,
+        lambda table: f"{len(table)} tests, {sum(row['inputs'] or 0 for row in table):,} inputs",
+    )  # fmt: skip

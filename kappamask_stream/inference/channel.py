@@ -214,7 +214,6 @@ class Connection:
         ValueError
             If it is malformed, of more bytes than the tensors have, or the answer to something else.
         """
-        self.expect(sum(place.nbytes for place in layout.outputs))
         request_id = new_request_id()
         async with self.memory.lent(layout.nbytes, address_of(arrays[0])) as region:
             if region is None:

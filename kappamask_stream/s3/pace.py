@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LEAST_RATE = 2048
 #: Times `read_s` over which that is averaged.
 _WINDOW_READS = 2
+#: Times `read_s` that what is small and expected at once may take as a whole: a document, a listing.
+WHOLE_READS = 10
 #: In which the time for headers passes: a process that was stopped meanwhile (SIGSTOP, a lid that is closed) loses one.
 _STEPS = 10
 

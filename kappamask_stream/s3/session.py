@@ -22,7 +22,7 @@ from yarl import URL
 from kappamask_stream.s3.connections import Connections
 from kappamask_stream.s3.failures import FOREIGN, meant, of_refusal, refusal_of, refusal_of_call
 from kappamask_stream.s3.limits import RequestLimits
-from kappamask_stream.s3.pace import answer_to
+from kappamask_stream.s3.pace import WHOLE_READS, answer_to
 from kappamask_stream.s3.retry import ExpiredError, TryLaterError, persist
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 _VALID_S, _USED_S = 3600, 900
 _MOST_URLS = 1024
 _ERROR_BODY = 64 * 1024
-#: Calls whose answers are small and made at once, and times `read_s` that one of them may take.
-_READING, _WHOLE_READS = {"list_objects_v2", "head_object"}, 10
+#: Calls whose answers are small and made at once.
+_READING = {"list_objects_v2", "head_object"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class S3Session:
         self._connections = Connections(options)
         self._credentials = self._connections.credentials
         self._on_retry = on_retry
-        self._whole_s = _WHOLE_READS * options.patience.read_s
+        self._whole_s = WHOLE_READS * options.patience.read_s
         self._payer = {"RequestPayer": "requester"} if options.requester_pays else {}
         self._urls: dict[tuple[str, str], _SignedUrl] = {}
         self.requests, self.received_bytes = 0, 0

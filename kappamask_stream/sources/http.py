@@ -13,7 +13,7 @@ from aiohttp import hdrs
 
 from kappamask_stream.errors import ProductError, StoreError
 from kappamask_stream.s3.limits import RequestLimits
-from kappamask_stream.s3.pace import Pieces, answer_to
+from kappamask_stream.s3.pace import WHOLE_READS, Pieces, answer_to
 from kappamask_stream.s3.retry import Patience, TryLaterError, persist
 from kappamask_stream.s3.segments import in_segments
 from kappamask_stream.sources.hrefs import shown_url
@@ -33,8 +33,6 @@ T = TypeVar("T")
 
 #: Asked for when a file's size is: holds the header of a COG and of a JPEG 2000 file.
 _HEAD_BYTES = 16 * 1024
-#: Times `read_s` that a whole small document may take.
-_WHOLE_READS = 10
 
 
 class HttpStore:
@@ -141,7 +139,7 @@ class HttpStore:
             with on_visit(now):
                 async with (
                     # Where all of it is expected at once, that it comes at all is not enough.
-                    asyncio.timeout(_WHOLE_READS * self.patience.read_s),
+                    asyncio.timeout(WHOLE_READS * self.patience.read_s),
                     self.session.get(url, middlewares=guard(may_read, shown)) as answer,
                 ):
                     refuse_status(answer, shown)
