@@ -231,6 +231,7 @@ class CanaryWatch:
         connection = Connection.open(
             server, self._connection.security, infer_timeout_s=self._infer_timeout_s, shared_memory=False
         )
+        connection.expect(self._contract.answer_bytes)
         try:
             await self._ask(connection, canary)
         finally:

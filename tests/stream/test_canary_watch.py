@@ -103,6 +103,7 @@ class Servers:
 
     async def _answer(self, connection: Any, request: TileRequest) -> InferResult:
         is_canary = request.name == "the canary"
+        assert connection.most == self.contract.answer_bytes, "no larger answer is taken"
         if is_canary:
             self.asked.append(connection.endpoint.target)
         else:
@@ -124,9 +125,10 @@ class Link:
     def __init__(self, where: endpoint.Endpoint) -> None:
         self.endpoint = where
         self.reconnects = SimpleNamespace(count=0)
+        self.most = 0
 
     def expect(self, answer_bytes: int) -> None:
-        pass
+        self.most = answer_bytes
 
     async def aclose(self) -> None:
         pass
