@@ -87,7 +87,7 @@ soak: server-env stores-env  ## the worker under fire: PRODUCTS=300 small produc
 	$(BIN)/python benchmarks/soak/run.py --products $(PRODUCTS) --workers $(WORKERS)
 
 faults: server-env stores-env  ## inject every fault as often as docs/reliability.md says, and print what came of it
-	FAULTS=full FAULT_TABLE=bench-output/faults.json $(BIN)/python -m pytest -m fault -n $(JOBS) --dist loadfile
+	FAULTS=full FAULT_TABLE=bench-output/faults.json $(BIN)/python -m pytest -o faulthandler_timeout=3600 -m fault -n $(JOBS) --dist loadfile
 
 thorough: server-env  ## properties, state machines and damaged files in their full amounts (1,000s of examples), counted
 	FAULTS=full THOROUGH_TABLE=bench-output/thorough.json $(BIN)/python -m pytest -o faulthandler_timeout=3600 -m thorough -n $(JOBS) --dist loadfile

@@ -29,6 +29,7 @@ _MOST_PIXELS = 2**16
 #: No part of it can match in two ways: a long text that is none costs one look at each character.
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _LONGEST_NUMBER = 64
+_LONGEST_CAUSE = 200
 
 
 def parse_xml(data: bytes, where: str) -> Element:
@@ -55,11 +56,16 @@ def parse_xml(data: bytes, where: str) -> Element:
         root: Element = parser.close()
     except DefusedXmlException as error:
         raise ProductError(
-            f"{where} declares a document type or entities ({error}): Sentinel-2 metadata never does, it is not read"
+            f"{where} declares a document type or entities ({_brief(error)}): Sentinel-2 metadata never does, it is not read"
         ) from error
     except (ParseError, ValueError, LookupError) as error:
-        raise ProductError(f"{where} is no well-formed XML ({error}): it is damaged, fetch it again") from error
+        raise ProductError(f"{where} is no well-formed XML ({_brief(error)}): it is damaged, fetch it again") from error
     return root
+
+
+def _brief(error: Exception) -> str:
+    """Return what a parser says, which may repeat a name from the file, of any length."""
+    return str(error)[:_LONGEST_CAUSE]
 
 
 class _BoundedBuilder(TreeBuilder):

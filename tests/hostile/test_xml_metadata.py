@@ -52,14 +52,16 @@ DECLARED = {
     "attributes by default": '<!DOCTYPE l [<!ATTLIST l resolution CDATA "10">]><l/>',
     "notation": '<!DOCTYPE l [<!NOTATION n SYSTEM "file:///bin/sh">]><l/>',
     "UTF-16": '<?xml version="1.0" encoding="UTF-16"?><!DOCTYPE l><l/>',
+    "a name of 100 KB": f'<!DOCTYPE {"l" * 100_000} SYSTEM "{"x" * 100_000}"><l/>',
 }
 
 
 @pytest.mark.parametrize("what", DECLARED)
 def test_what_declares_anything_is_not_read(what: str) -> None:
     data = DECLARED[what].encode("utf-16" if what == "UTF-16" else "utf-8")
-    with pytest.raises(ProductError, match=r"^X\.SAFE/MTD_MSIL2A\.xml declares a document type or entities"):
+    with pytest.raises(ProductError, match=r"^X\.SAFE/MTD_MSIL2A\.xml declares a document type or entities") as caught:
         parse_xml(data, MTD)
+    assert len(str(caught.value)) < 400
 
 
 ENCODINGS = {
@@ -69,6 +71,7 @@ ENCODINGS = {
     "UTF-8 that is Latin-1": ("<?xml version='1.0' encoding='UTF-8'?><a>\xfc</a>".encode("latin-1"), "no well-formed"),
     "UTF-32": (_PRODUCT.product_xml().replace("UTF-8", "UTF-32").encode("utf-32"), "no well-formed XML"),
     "EBCDIC": (_PRODUCT.product_xml().replace("UTF-8", "cp037").encode("cp037"), "no well-formed XML"),
+    "of a name of 100 KB": (b'<?xml version="1.0" encoding="' + 100_000 * b"Y" + b'"?><a/>', "no well-formed XML"),
     "a null character": (b"<a>\0</a>", "no well-formed XML"),
     "a null by its number": (b"<a>&#0;</a>", "no well-formed XML"),
     "a surrogate": (b"<a>&#xD800;</a>", "no well-formed XML"),
@@ -82,8 +85,9 @@ ENCODINGS = {
 @pytest.mark.parametrize("what", ENCODINGS)
 def test_encodings_that_lie(what: str) -> None:
     data, says = ENCODINGS[what]
-    with pytest.raises(ProductError, match=rf"^X\.SAFE/MTD_MSIL2A\.xml is {says}"):
+    with pytest.raises(ProductError, match=rf"^X\.SAFE/MTD_MSIL2A\.xml is {says}") as caught:
         product_metadata(data, MTD)
+    assert len(str(caught.value)) < 400
 
 
 def test_a_byte_order_mark_and_latin_1_that_is_latin_1_are_read() -> None:
