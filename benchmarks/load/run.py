@@ -39,13 +39,15 @@ from kappamask_stream.settings import load_settings
 from kappamask_stream.synth import write_product
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "bench-output"
 MODEL = "csmask_l2a"
 #: Seconds that the server has to start, and to end after its last client.
 _PATIENCE_S = 180.0
+#: Between two lines of progress.
+_TELL_S = 60.0
 _METRIC = "nv_inference_pending_request_count"
 
 
@@ -109,12 +111,17 @@ def watched(options: argparse.Namespace, clients: Sequence[Started], environment
     pids = {client.name: [client.process.pid] for client in clients}
     pids["server"] = holding(_ours(environment), [client.process.pid for client in clients])
     began, looks, failures, is_asked = time.monotonic(), [], list[str](), False
+    told = began
     while time.monotonic() < began + 60 * options.minutes and all(each.process.poll() is None for each in clients):
         try:
             looks.append((time.monotonic(), sample(pids) | {("pending", "server"): pending(metrics)}))
         except (OSError, ValueError, StopIteration) as error:
             failures.append(f"the server does not tell how many requests wait: {error!r}")
             break
+        if looks[-1][0] >= told + _TELL_S:
+            pace = sum(rates({client.name: client.lines() for client in clients}, told, math.inf).values())
+            told = looks[-1][0]
+            print(progress(told - began, options.minutes, pace, looks[-1][1]), flush=True)
         if not is_asked and time.monotonic() >= began + WARM_UP_S:
             is_asked, patience_s = True, load_settings().infer_timeout_s
             pace = sum(rates({client.name: client.lines() for client in clients}, began, math.inf).values())
@@ -123,6 +130,14 @@ def watched(options: argparse.Namespace, clients: Sequence[Started], environment
                 break
         time.sleep(options.look_s)
     return {"began": began, "ended": time.monotonic(), "looks": looks, "failures": failures}
+
+
+def progress(seconds: float, minutes: float, pace: float, look: Mapping[tuple[str, str], float]) -> str:
+    """Return how far it is, and what was seen just now; `pace` in tiles per second since the last line."""
+    return (
+        f"{seconds / 60:4.0f} of {minutes:g} min: {pace:.1f} tiles/s, {look['pending', 'server']:.0f} requests wait, "
+        f"server {look['rss_mb', 'server']:,.0f} MB"
+    )
 
 
 def load(options: argparse.Namespace, folder: Path, environment: dict[str, str]) -> dict[str, Any]:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 #: Requests at once in a lane that is not the client's own: where a whole backlog is late, it is not to fill that lane.
 _URGENT = 2
-#: Factor by which an overload answer lowers the limit (multiplicative decrease).
-_DECREASE = 0.5
+#: Factor by which an overload answer lowers the limit: CUBIC's (RFC 9438, 4.6). It takes minutes to climb back where a
+#: queue takes a quarter of one, so with RFC 5681's half chance decides how much each of several clients gets.
+_DECREASE = 0.7
 #: Of tiles in flight: 1000 tiles of KappaMask, which 8 instances with batches of 64 would take.
 _MOST_BYTES = 4 << 30
 

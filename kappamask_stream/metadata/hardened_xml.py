@@ -56,7 +56,8 @@ def parse_xml(data: bytes, where: str) -> Element:
         root: Element = parser.close()
     except DefusedXmlException as error:
         raise ProductError(
-            f"{where} declares a document type or entities ({_brief(error)}): Sentinel-2 metadata never does, it is not read"
+            f"{where} declares a document type or entities ({_brief(error)}): Sentinel-2 metadata never does, it is "
+            "not read"
         ) from error
     except (ParseError, ValueError, LookupError) as error:
         raise ProductError(f"{where} is no well-formed XML ({_brief(error)}): it is damaged, fetch it again") from error
