@@ -338,7 +338,7 @@ async def _sent(
 @told
 async def test_a_canary_that_finds_the_queue_full_lowers_the_limit_once(servers: Servers) -> None:
     limit, _ = await _sent(servers, servers.client(), ServerOverloadedError("full"), InFlightWindow(32))
-    assert limit == 16
+    assert limit == 22
 
 
 @told
