@@ -119,17 +119,20 @@ def watched(options: argparse.Namespace, clients: Sequence[Started], environment
             failures.append(f"the server does not tell how many requests wait: {error!r}")
             break
         if looks[-1][0] >= told + _TELL_S:
-            pace = sum(rates({client.name: client.lines() for client in clients}, told, math.inf).values())
-            told = looks[-1][0]
+            pace, told = pace_since(told, clients), looks[-1][0]
             print(progress(told - began, options.minutes, pace, looks[-1][1]), flush=True)
         if not is_asked and time.monotonic() >= began + WARM_UP_S:
             is_asked, patience_s = True, load_settings().infer_timeout_s
-            pace = sum(rates({client.name: client.lines() for client in clients}, began, math.inf).values())
-            if (slow := too_slow(pace, QUEUE + IN_WORK, patience_s)) is not None:
+            if (slow := too_slow(pace_since(began, clients), QUEUE + IN_WORK, patience_s)) is not None:
                 failures.append(slow)
                 break
         time.sleep(options.look_s)
     return {"began": began, "ended": time.monotonic(), "looks": looks, "failures": failures}
+
+
+def pace_since(begin: float, clients: Sequence[Started]) -> float:
+    """Return tiles per second of all clients together, from a moment until now."""
+    return sum(rates({client.name: client.lines() for client in clients}, begin, math.inf).values())
 
 
 def progress(seconds: float, minutes: float, pace: float, look: Mapping[tuple[str, str], float]) -> str:

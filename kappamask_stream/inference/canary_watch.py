@@ -231,8 +231,8 @@ class CanaryWatch:
         connection = Connection.open(
             server, self._connection.security, infer_timeout_s=self._infer_timeout_s, shared_memory=False
         )
-        connection.expect(self._contract.answer_bytes)
         try:
+            connection.expect(self._contract.answer_bytes)
             await self._ask(connection, canary)
         finally:
             await connection.aclose()
